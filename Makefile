@@ -1,0 +1,62 @@
+# Everything a developer does, in the environment .venv, which make keeps in step with
+# pyproject.toml and constraints.txt. PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --constraint constraints.txt --editable
+
+# cuda12 or cuda13 where an NVIDIA driver says so, and nothing elsewhere.
+CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
+	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
+
+.NOTPARALLEL:
+.PHONY: help run test bench lint format types wheel clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+run: .venv/.run  ## Train on the digits, on the GPU if there is one
+	$(BIN)/python -m backprop_gpu demo
+
+test: .venv/.dev  ## Run the tests; ARGS="-k name" chooses
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.dev  ## Time the library against its peers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: .venv/.dev  ## Check the style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/.dev  ## Mend the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# mypy is shown the package as it is installed, with kernels/ inside it.
+types: .venv/.dev  ## Check the types
+	@rm -rf .venv/types/backprop_gpu && mkdir -p .venv/types/backprop_gpu
+	@ln -s $(CURDIR)/backprop_gpu/* $(CURDIR)/kernels .venv/types/backprop_gpu
+	cd .venv/types && ../bin/mypy --config-file ../../pyproject.toml --package backprop_gpu
+
+wheel: .venv/.dev  ## Build dist/*.tar.gz and dist/*.whl
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## Remove what was built; .venv stays
+	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .venv/types .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# `make run` installs what it runs, everything else what developers need; both add CuPy if they
+# can where a driver is found. Without one, the tests still compile the kernels.
+.venv/.run: EXTRAS = cli,sklearn
+.venv/.dev: EXTRAS = $(if $(CUDA),dev,dev,nvrtc)
+.venv/.run .venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
+	$(INSTALL) '.[$(EXTRAS)]'
+	$(if $(CUDA),-$(INSTALL) '.[$(CUDA)]')
+	@touch $@
+
+# Debian packages venv apart from Python.
+.venv/bin/pip:
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { \
+	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y python3-venv; \
+	  $(PYTHON) -m venv --clear .venv; \
+	} || { echo 'make: install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)'; exit 1; } >&2

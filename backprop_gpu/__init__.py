@@ -1,0 +1,73 @@
+"""Multilayer perceptrons by explicit, textbook backpropagation, at hardware speed."""
+
+from backprop_gpu.activations import Activation, LeakyReLU, register_activation
+from backprop_gpu.checkpoint import load, save
+from backprop_gpu.errors import (
+    DeviceError,
+    DomainError,
+    DtypeError,
+    FileFormatError,
+    GradientError,
+    MissingExtraError,
+    NonFiniteError,
+    ShapeError,
+    TrainingDiverged,
+    UnknownNameError,
+)
+from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
+from backprop_gpu.losses import Loss, register_loss
+from backprop_gpu.network import MLP, Gradients, Layer, Trace, one_hot
+from backprop_gpu.optimizers import SGD, Adam, AdamW
+from backprop_gpu.schedules import (
+    CosineDecay,
+    ExponentialDecay,
+    InverseTimeDecay,
+    StepDecay,
+    WarmUp,
+)
+from backprop_gpu.stopping import EarlyStopping
+from backprop_gpu.textbook import textbook
+from backprop_gpu.training import Epoch, History, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "Activation",
+    "Adam",
+    "AdamW",
+    "CheckedTerm",
+    "CosineDecay",
+    "DeviceError",
+    "DomainError",
+    "DtypeError",
+    "EarlyStopping",
+    "Epoch",
+    "ExponentialDecay",
+    "FileFormatError",
+    "GradientError",
+    "GradientReport",
+    "Gradients",
+    "History",
+    "InverseTimeDecay",
+    "Layer",
+    "LeakyReLU",
+    "Loss",
+    "MissingExtraError",
+    "NonFiniteError",
+    "ShapeError",
+    "StepDecay",
+    "Trace",
+    "TrainingDiverged",
+    "UnknownNameError",
+    "WarmUp",
+    "check_gradients",
+    "load",
+    "one_hot",
+    "register_activation",
+    "register_loss",
+    "save",
+    "textbook",
+    "train",
+]

@@ -1,0 +1,367 @@
+"""Activation functions: one entry carries everything that is known about one of them.
+
+From an entry come the NumPy path, the CUDA kernels, the formulas of an explanation and the points
+that a gradient check has to step around. To add one, see `register_activation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.errors import DomainError, UnknownNameError
+
+Elementwise = Callable[[ArrayModule, Array], Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function g and its derivative g'.
+
+    Parameters
+    ----------
+    name : str
+        The name in the table.
+    function : callable (xp, z) -> a
+        a = g(z), a new array. `xp` is `numpy` or `cupy`; samples are rows.
+    derivative : callable (xp, t) -> g'
+        The slope at every entry, a new array in the dtype of t. `t` is a or z, as
+        `derivative_from` says.
+    derivative_from : {"a", "z"}
+        What the derivative is computed from. With "a", z need not be kept.
+    latex, latex_derivative : str
+        g(z), and g' in terms of z or a.
+    cuda, cuda_derivative : str, optional
+        The same two as CUDA C++ expressions of ``z``, and of ``z`` or ``a``; ``real`` is float or
+        double. Without them the GPU runs `function` and `derivative` on CuPy arrays.
+    kinks : tuple of float
+        Every z at which g' jumps.
+    output_range : (float, float)
+        The closed interval that holds every a.
+    initializer : str
+        The initializer that keeps the variance of signals through a layer of this kind.
+    jacobian_product : callable (xp, dC_da, a) -> delta, optional
+        For an activation whose outputs depend on the whole row (softmax): dC/dz, in place of
+        dC/da * g'.
+    parameters : mapping
+        What `name` was built with, for example ``{"leak": 0.1}``.
+    """
+
+    name: str
+    function: Elementwise
+    derivative: Elementwise
+    derivative_from: Literal["a", "z"]
+    latex: str = r"g(z)"
+    latex_derivative: str = r"g'(z)"
+    cuda: str | None = None
+    cuda_derivative: str | None = None
+    kinks: tuple[float, ...] = ()
+    output_range: tuple[float, float] = (-math.inf, math.inf)
+    initializer: str = "glorot_uniform"
+    jacobian_product: Callable[[ArrayModule, Array, Array], Array] | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def delta(self, xp: ArrayModule, dC_da: Array, reference: Array) -> Array:
+        """Return delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
+        if self.jacobian_product is not None:
+            return self.jacobian_product(xp, dC_da, reference)
+        slope = self.derivative(xp, reference)
+        slope *= dC_da
+        return slope
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{value:g}" for value in self.parameters.values())
+        return f"{self.name}({values})" if values else self.name
+
+
+def LeakyReLU(leak: float = 0.01) -> Activation:
+    """Leaky ReLU: z where z > 0, leak * z elsewhere; g'(0) = leak.
+
+    Parameters
+    ----------
+    leak : float
+        The slope for z <= 0, any finite number: 0 is ReLU.
+
+    Raises
+    ------
+    DomainError
+        If leak is not a finite number.
+    """
+    if isinstance(leak, bool) or not isinstance(leak, int | float) or not math.isfinite(leak):
+        raise DomainError(f"leak is {leak!r}; expected a finite number, for example 0.1")
+    leak = float(leak)
+
+    def function(xp: ArrayModule, z: Array) -> Array:
+        if leak == 0:  # 0 * inf would be NaN
+            return xp.maximum(z, 0)
+        return xp.maximum(z, leak * z) if leak <= 1 else xp.minimum(z, leak * z)
+
+    def derivative(xp: ArrayModule, t: Array) -> Array:
+        slope = (t > 0).astype(t.dtype)
+        if 0 <= leak <= 1:  # exact, and many times faster than where
+            return xp.maximum(slope, leak, out=slope)
+        slope[t <= 0] = leak
+        return slope
+
+    # For a leak >= 0, a has the sign of z: a > 0 exactly where z > 0.
+    t: Literal["a", "z"] = "a" if leak >= 0 else "z"
+    return Activation(
+        name="leaky_relu",
+        function=function,
+        derivative=derivative,
+        derivative_from=t,
+        latex=rf"\begin{{cases}} z & z > 0 \\ {leak:g}\,z & z \le 0 \end{{cases}}",
+        latex_derivative=rf"\begin{{cases}} 1 & z > 0 \\ {leak:g} & z \le 0 \end{{cases}}",
+        cuda=f"z > real(0) ? z : {_leaked(leak)}",
+        cuda_derivative=f"{t} > real(0) ? real(1) : real({leak!r})",
+        kinks=() if leak == 1 else (0.0,),
+        output_range=(-math.inf if leak > 0 else 0.0, math.inf),
+        initializer="he_normal",
+        parameters={"leak": leak},
+    )
+
+
+def _leaked(leak: float) -> str:
+    return f"real({leak!r}) * z" if leak else "(z == z ? real(0) : z)"  # NaN stays NaN
+
+
+def _sigmoid(xp: ArrayModule, z: Array) -> Array:
+    # exp may overflow to infinity for z << 0, and 1/(1 + inf) is the right 0.
+    a = xp.exp(-z)
+    a += 1
+    return xp.divide(1, a, out=a)
+
+
+def _sigmoid_derivative(xp: ArrayModule, a: Array) -> Array:
+    slope = 1 - a
+    slope *= a
+    return slope
+
+
+def _tanh_derivative(xp: ArrayModule, a: Array) -> Array:
+    slope = a * a
+    return xp.subtract(1, slope, out=slope)
+
+
+def _softmax(xp: ArrayModule, z: Array) -> Array:
+    a = xp.exp(z - z.max(axis=-1, keepdims=True))
+    a /= a.sum(axis=-1, keepdims=True)
+    return a
+
+
+def _softmax_derivative(xp: ArrayModule, a: Array) -> Array:
+    """Return the diagonal of the Jacobian: da_j/dz_j = a_j (1 - a_j)."""
+    return _sigmoid_derivative(xp, a)
+
+
+def _softmax_jacobian_product(xp: ArrayModule, dC_da: Array, a: Array) -> Array:
+    """delta_j = a_j (dC/da_j - sum_k a_k dC/da_k)."""
+    return a * (dC_da - (a * dC_da).sum(axis=-1, keepdims=True))
+
+
+def _silu_derivative(xp: ArrayModule, z: Array) -> Array:
+    s = _sigmoid(xp, z)
+    return s * (1 + z * (1 - s))
+
+
+# log(erfc(x) / t) + x^2 as a Chebyshev series in 2t - 1, where t = 2/(2 + x), x >= 0: erfc to
+# float64's rounding. NumPy has no erf. Fitted with 60 digits; tests/test_activations.py holds it
+# to an independent one.
+_ERFC = (
+    -0.6513268598908547,
+    0.6419697923564902,
+    0.019476473204185836,
+    -0.009561514786808632,
+    -0.0009465953444820369,
+    0.00036683949785276145,
+    4.252332480690777e-05,
+    -2.0278578112534242e-05,
+    -1.6242900046470256e-06,
+    1.3036558355805232e-06,
+    1.5626441722066142e-08,
+    -8.523809591492654e-08,
+    6.5290544390988515e-09,
+    5.059343495551469e-09,
+    -9.91364156493033e-10,
+    -2.273651222931836e-10,
+    9.646791102015527e-11,
+    2.3940380830391146e-12,
+    -6.886027526497553e-12,
+    8.944879273090725e-13,
+    3.130921399342958e-13,
+    -1.1270822361367252e-13,
+    3.810905255189232e-16,
+    7.106097613609237e-15,
+    -1.5230282014571043e-15,
+    -9.457494571291233e-17,
+    1.210237189224279e-16,
+    -2.816663087747177e-17,
+    2.3281042579529253e-18,
+)
+
+
+def _normal_cdf(xp: ArrayModule, z: Array) -> Array:
+    """Return the standard normal distribution's cumulative probability at z."""
+    x = xp.abs(z) * math.sqrt(0.5)
+    t = 2 / (2 + x)
+    u = 4 * t - 2
+    b0 = b1 = xp.zeros_like(z)
+    for c in reversed(_ERFC[1:]):  # Clenshaw's recurrence
+        b0, b1 = u * b0 - b1 + c, b0
+    upper = 0.5 * t * xp.exp(0.5 * u * b0 - b1 + _ERFC[0] - x * x)
+    return xp.where(z < 0, upper, 1 - upper)
+
+
+def _gelu(xp: ArrayModule, z: Array) -> Array:
+    return z * _normal_cdf(xp, z)
+
+
+def _gelu_derivative(xp: ArrayModule, z: Array) -> Array:
+    return _normal_cdf(xp, z) + z * xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+ACTIVATIONS: dict[str, Callable[..., Activation]] = {"leaky_relu": LeakyReLU}
+"""Every activation that can be named, as a function that builds it."""
+
+
+def register_activation(activation: Activation) -> Activation:
+    """Make an activation known by its name, on every backend; return it.
+
+    `function` and `derivative` need nothing but what NumPy and CuPy share. With `cuda` and
+    `cuda_derivative` as well, the GPU fuses the activation as it does the built-in ones.
+
+    Examples
+    --------
+    >>> import backprop_gpu as bp
+    >>> softsign = bp.register_activation(bp.Activation(
+    ...     "softsign",
+    ...     function=lambda xp, z: z / (1 + xp.abs(z)),
+    ...     derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
+    ...     derivative_from="z",
+    ... ))
+    >>> net = bp.MLP([2, 3, 1], activations=["softsign", "identity"], device="cpu")
+    """
+    known = ACTIVATIONS.get(activation.name)
+    if known is not None:
+        raise DomainError(f"an activation named {activation.name!r} exists; choose another name")
+    ACTIVATIONS[activation.name] = lambda: activation
+    return activation
+
+
+def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {}) -> Activation:
+    """Return an entry of the table by its name, or the entry itself.
+
+    Raises
+    ------
+    UnknownNameError
+        If no activation has this name; the near misses are suggested.
+    """
+    if isinstance(entry, Activation):
+        return entry
+    if not isinstance(entry, str) or entry not in ACTIVATIONS:
+        raise UnknownNameError("activation", entry, ACTIVATIONS)
+    return ACTIVATIONS[entry](**parameters)
+
+
+for _entry in (
+    Activation(
+        name="identity",
+        function=lambda xp, z: z.copy(),
+        derivative=lambda xp, a: xp.ones_like(a),
+        derivative_from="a",
+        latex=r"z",
+        latex_derivative=r"1",
+        cuda="z",
+        cuda_derivative="real(1)",
+    ),
+    Activation(
+        name="sigmoid",
+        function=_sigmoid,
+        derivative=_sigmoid_derivative,
+        derivative_from="a",
+        latex=r"\frac{1}{1 + e^{-z}}",
+        latex_derivative=r"a\,(1 - a)",
+        cuda="real(1) / (real(1) + exp(-z))",
+        cuda_derivative="a * (real(1) - a)",
+        output_range=(0.0, 1.0),
+    ),
+    Activation(
+        name="tanh",
+        function=lambda xp, z: xp.tanh(z),
+        derivative=_tanh_derivative,
+        derivative_from="a",
+        latex=r"\tanh z",
+        latex_derivative=r"1 - a^2",
+        cuda="tanh(z)",
+        cuda_derivative="real(1) - a * a",
+        output_range=(-1.0, 1.0),
+    ),
+    Activation(
+        name="relu",
+        function=LeakyReLU(0.0).function,
+        derivative=LeakyReLU(0.0).derivative,
+        derivative_from="a",
+        latex=r"\max(0, z)",
+        latex_derivative=r"\begin{cases} 1 & z > 0 \\ 0 & z \le 0 \end{cases}",
+        cuda=LeakyReLU(0.0).cuda,
+        cuda_derivative=LeakyReLU(0.0).cuda_derivative,
+        kinks=(0.0,),
+        output_range=(0.0, math.inf),
+        initializer="he_normal",
+    ),
+    Activation(
+        name="softplus",
+        function=lambda xp, z: xp.logaddexp(z, z.dtype.type(0)),
+        derivative=lambda xp, a: -xp.expm1(-a),
+        derivative_from="a",
+        latex=r"\ln(1 + e^{z})",
+        latex_derivative=r"1 - e^{-a}",
+        cuda="(z > real(0) ? z : real(0)) + log1p(exp(-fabs(z)))",
+        cuda_derivative="-expm1(-a)",
+        output_range=(0.0, math.inf),
+        initializer="he_normal",
+    ),
+    Activation(
+        name="silu",
+        function=lambda xp, z: z * _sigmoid(xp, z),
+        derivative=_silu_derivative,
+        derivative_from="z",
+        latex=r"z\,\sigma(z)",
+        latex_derivative=r"\sigma(z)\,\bigl(1 + z\,(1 - \sigma(z))\bigr)",
+        cuda="z / (real(1) + exp(-z))",
+        cuda_derivative=(
+            "(real(1) + z * (real(1) - real(1) / (real(1) + exp(-z)))) / (real(1) + exp(-z))"
+        ),
+        output_range=(-0.2784645427610738, math.inf),
+        initializer="he_normal",
+    ),
+    Activation(
+        name="gelu",
+        function=_gelu,
+        derivative=_gelu_derivative,
+        derivative_from="z",
+        latex=r"z\,\Phi(z)",
+        latex_derivative=r"\Phi(z) + z\,\varphi(z)",
+        cuda="z * real(0.5) * erfc(real(-0.7071067811865476) * z)",
+        cuda_derivative=(
+            "real(0.5) * erfc(real(-0.7071067811865476) * z)"
+            " + z * real(0.3989422804014327) * exp(real(-0.5) * z * z)"
+        ),
+        output_range=(-0.16997120747990369, math.inf),
+        initializer="he_normal",
+    ),
+    Activation(
+        name="softmax",
+        function=_softmax,
+        derivative=_softmax_derivative,
+        derivative_from="a",
+        latex=r"\frac{e^{z_j}}{\sum_k e^{z_k}}",
+        latex_derivative=r"a_j\,([j = k] - a_k)",
+        output_range=(0.0, 1.0),
+        jacobian_product=_softmax_jacobian_product,
+    ),
+):
+    register_activation(_entry)

@@ -1,0 +1,126 @@
+"""Arrays from outside: checked and converted once, before anything is computed with them."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from backprop_gpu.errors import DtypeError, NonFiniteError, ShapeError
+
+Array: TypeAlias = Any
+"""A `numpy.ndarray` or a `cupy.ndarray`."""
+
+ArrayModule: TypeAlias = Any
+"""`numpy` or `cupy`; called `xp` where it is passed."""
+
+DTYPES = ("float32", "float64")
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return `dtype` as a NumPy dtype; only float32 and float64 are computed with."""
+    for known in DTYPES:
+        with suppress(TypeError):
+            if dtype is not None and np.dtype(dtype) == known:
+                return np.dtype(known)
+    raise DtypeError(f"dtype is {dtype!r}; it has to be 'float32' or 'float64'")
+
+
+def on_gpu(values: Any) -> bool:
+    """Return whether `values` live in CUDA memory (CuPy, PyTorch and others say so)."""
+    try:
+        return hasattr(values, "__cuda_array_interface__")
+    except (AttributeError, TypeError, RuntimeError):  # PyTorch's property raises where it can't
+        return False
+
+
+def numeric(values: Any, name: str) -> Array:
+    """Return `values` as an array of real numbers on the device where they are.
+
+    Integers, booleans and every real float (float16 too) are numbers; objects, text, complex
+    numbers, ragged lists and masked entries are refused.
+    """
+    if on_gpu(values):
+        array = values
+    else:
+        if np.ma.is_masked(values):
+            raise DtypeError(f"{name} has masked entries; fill or drop them first")
+        try:
+            array = np.asarray(values)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise DtypeError(
+                f"{name} can't be read as an array of numbers ({error}); "
+                "give a rectangular array or nested list"
+            ) from error
+        if array.dtype.kind not in "biuf":
+            raise DtypeError(
+                f"{name} has dtype {array.dtype} (from {type(values).__name__}); "
+                "expected real numbers: convert it, for example with .astype('float32')"
+            )
+    return array
+
+
+def as_matrix(
+    values: Any, name: str, columns: int, meaning: str, backend: Any, dtype: np.dtype[Any]
+) -> Array:
+    """Check a data matrix and bring it to the backend's device, C-contiguous, in `dtype`.
+
+    Parameters
+    ----------
+    values : array_like, shape (n, columns)
+        Anything with ``__array__``, DLPack or ``__cuda_array_interface__``, or nested lists.
+        It is never written to; it is not copied if it already is what is needed.
+    name : str
+        What messages call it.
+    columns : int
+        The number of columns it has to have.
+    meaning : str
+        What a column stands for, for messages.
+
+    Raises
+    ------
+    DtypeError, ShapeError, NonFiniteError
+        With what was given, what is expected, and what to do.
+    """
+    array = numeric(values, name)
+    shape = tuple(array.shape)
+    if len(shape) != 2:
+        remedy = ""
+        if len(shape) == 1:
+            remedy = f"; write {name}[None, :] for one sample" + (
+                f" or {name}[:, None] for one column" if columns == 1 else ""
+            )
+        raise ShapeError(f"{name} has shape {shape}; expected (samples, {columns}){remedy}")
+    if shape[0] == 0:
+        raise ShapeError(f"{name} has shape {shape}: no samples; at least one is needed")
+    if shape[1] != columns:
+        raise ShapeError(
+            f"{name} has shape {shape}; expected (samples, {columns}): one column per {meaning}"
+        )
+    matrix = backend.asarray(array, dtype)
+    check_finite(matrix, name, backend.xp)
+    return matrix
+
+
+def check_finite(array: Array, name: str, xp: ArrayModule) -> None:
+    """Raise NonFiniteError, naming the first entry that is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(float(array.sum())):  # one pass, nothing allocated; a sum hides no NaN
+            return
+    bad = xp.argwhere(~xp.isfinite(array))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        raise NonFiniteError(
+            f"{name} holds {len(bad)} value(s) that are NaN or infinite in {array.dtype}, "
+            f"the first at index {where}: {float(array[where])}; remove or replace them"
+        )
+
+
+def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") -> None:
+    """Raise ShapeError unless both have one row per sample."""
+    if len(x) != len(y):
+        raise ShapeError(
+            f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; both need one row per sample"
+        )

@@ -1,0 +1,319 @@
+"""The CUDA backend: cuBLAS for matrix products, the project's fused kernels for everything else.
+
+What it needs of the GPU is an array module and a way to launch a kernel, both passed in. On a GPU
+those are CuPy and its RawKernel (see `cupy_device`); the tests pass NumPy and a launcher that runs
+the very same sources on the CPU.
+
+A kernel is put together from an entry's CUDA expressions. An activation, loss or optimizer without
+them is computed by the entry's array functions, as on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from backprop_gpu import kernels
+from backprop_gpu.arrays import Array, ArrayModule
+
+if TYPE_CHECKING:
+    from backprop_gpu.activations import Activation
+    from backprop_gpu.losses import Loss
+    from backprop_gpu.optimizers import Optimizer
+
+
+class Launcher(Protocol):
+    """Compiles a source once and launches a kernel of it."""
+
+    def launch(
+        self,
+        source: str,
+        name: str,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        args: Sequence[Array | np.generic | None],
+    ) -> None:
+        """Launch `name` of `source`; None is a null pointer."""
+
+
+REAL = {"float32": "float", "float64": "double"}
+
+# A kernel file and the device functions it calls: (file, (name, body), ...).
+Program = tuple[Any, ...]
+
+
+class CudaBackend:
+    """Arrays are on a CUDA device.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy, or what stands for it.
+    launcher : Launcher
+    device : str
+        "cuda:0", ...
+    computing : callable
+        Returns a context in which `xp` and `launcher` use this device.
+    """
+
+    def __init__(
+        self,
+        xp: ArrayModule,
+        launcher: Launcher,
+        device: str,
+        computing: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.xp = xp
+        self.computing = computing
+        self.device = device
+        self._launcher = launcher
+        self._scratch: dict[tuple[str, str], Array] = {}
+
+    def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
+        with self.computing():
+            return self.xp.ascontiguousarray(self.xp.asarray(values), dtype=dtype)
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        with self.computing():
+            return self.xp.empty(shape, dtype)
+
+    def gemm(self, A: Array, B: Array, out: Array) -> None:
+        self.xp.dot(A, B, out=out)
+
+    def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
+        rows, columns = z.shape
+        z_out = None if a is z else z
+        if activation.name == "softmax":
+            self._launch(
+                ("softmax",),
+                "bias_softmax",
+                kernels.warp_rows(rows),
+                (z, b, z_out, a, np.int64(rows), np.int32(columns)),
+            )
+        elif activation.cuda is not None:
+            self._launch(
+                ("bias_activation", ("g", f"return {activation.cuda};")),
+                "bias_activation",
+                kernels.elementwise(z.size),
+                (z, b, z_out, a, np.int64(z.size), np.int32(columns)),
+            )
+        else:
+            z += b
+            a[...] = activation.function(self.xp, z)
+
+    def delta(
+        self,
+        dC_da: Array,
+        activation: Activation,
+        reference: Array,
+        delta: Array,
+        dC_db: Array | None = None,
+    ) -> None:
+        rows, columns = delta.shape
+        if activation.name == "softmax":
+            self._launch(
+                ("softmax",),
+                "softmax_delta",
+                kernels.warp_rows(rows),
+                (dC_da, reference, delta, np.int64(rows), np.int32(columns)),
+            )
+        elif activation.cuda_derivative is not None and activation.jacobian_product is None:
+            program = (
+                "delta",
+                (
+                    f"g_prime_of_{activation.derivative_from}",
+                    f"return {activation.cuda_derivative};",
+                ),
+            )
+            if dC_db is not None:
+                self._two_stages(program, "delta_bias", (dC_da, reference, delta), delta, dC_db)
+                return
+            self._launch(
+                program,
+                "delta",
+                kernels.elementwise(delta.size),
+                (dC_da, reference, delta, np.int64(delta.size)),
+            )
+        else:
+            delta[...] = activation.delta(self.xp, dC_da, reference)
+        if dC_db is not None:
+            self.column_sum(delta, dC_db)
+
+    def output_delta(
+        self,
+        loss: Loss,
+        activation: Activation,
+        z: Array,
+        a: Array,
+        y: Array,
+        C: Array,
+        dC_da: Array | None = None,
+        delta: Array | None = None,
+    ) -> None:
+        n, outputs = a.shape
+        one_over_n = a.dtype.type(1 / n)
+        canonical = loss.is_canonical_for(activation)
+        reads_z = canonical or activation.derivative_from == "z"
+
+        if canonical and loss.name == "categorical_cross_entropy":
+            C_i = self._temporary("partial", n, a.dtype)
+            self._launch(
+                ("softmax",),
+                "softmax_cross_entropy",
+                kernels.warp_rows(n),
+                (z, a, y, dC_da, delta, C_i, np.int64(n), np.int32(outputs), one_over_n),
+            )
+            self._finish_loss(C_i, C, n, one_over_n)
+            return
+
+        functions = _loss_functions(loss, activation, canonical)
+        if functions is not None:
+            launch = kernels.elementwise(a.size)
+            partial = self._temporary("partial", launch.grid[0], a.dtype)
+            sizes = (np.int64(a.size), np.int32(outputs), one_over_n)
+            self._launch(
+                ("loss", *functions),
+                "loss_delta",
+                launch,
+                (z if reads_z else None, a, y, dC_da, delta, partial, *sizes),
+            )
+            self._finish_loss(partial, C, launch.grid[0], one_over_n)
+            return
+
+        xp = self.xp
+        if canonical and loss.canonical_value is not None:
+            C_i = loss.canonical_value(xp, z, y)
+        else:
+            C_i = loss.value(xp, a, y)
+        C[...] = C_i.sum() / n
+        if canonical and delta is not None:
+            if dC_da is not None and dC_da is not delta:
+                dC_da[...] = loss.gradient(xp, a, y) / n
+            delta[...] = (a - y) / n
+        elif delta is not None or dC_da is not None:
+            slope = loss.gradient(xp, a, y) / n
+            if dC_da is not None:
+                dC_da[...] = slope
+            if delta is not None:
+                self.delta(slope.astype(a.dtype), activation, z if reads_z else a, delta)
+
+    def column_sum(self, array: Array, out: Array) -> None:
+        self._two_stages(("column_sum",), "column_sum", (array,), array, out)
+
+    def gather(self, rows: Array, index: Array, out: Array) -> None:
+        self.xp.take(rows, index, axis=0, out=out)
+
+    def update(
+        self,
+        optimizer: Optimizer,
+        parameters: Array,
+        gradient: Array,
+        state: Sequence[Array],
+        learning_rate: float,
+        step: int,
+        decayed: int,
+    ) -> None:
+        if optimizer.cuda is None:
+            optimizer.update(self.xp, parameters, gradient, state, learning_rate, step, decayed)
+            return
+        number = parameters.dtype.type
+        s0, s1, *_ = (*state, None, None)
+        numbers = (learning_rate, optimizer.weight_decay, *optimizer.corrections(step))
+        self._launch(
+            ("update", ("update_one", optimizer.cuda)),
+            "update",
+            kernels.elementwise(parameters.size),
+            (
+                *(parameters, gradient, s0, s1),
+                *(np.int64(parameters.size), np.int64(decayed)),
+                *(number(value) for value in numbers),
+            ),
+        )
+
+    def synchronize(self) -> None:
+        cuda = getattr(self.xp, "cuda", None)
+        if cuda is not None:
+            cuda.get_current_stream().synchronize()
+
+    def _launch(
+        self,
+        program: Program,
+        name: str,
+        launch: kernels.Launch,
+        args: Sequence[Array | np.generic | None],
+    ) -> None:
+        dtype = next(arg.dtype for arg in args if arg is not None)
+        self._launcher.launch(
+            _source(program, REAL[dtype.name]), name, launch.grid, launch.block, args
+        )
+
+    def _two_stages(
+        self,
+        program: Program,
+        name: str,
+        arrays: tuple[Array, ...],
+        summed: Array,
+        out: Array,
+    ) -> None:
+        """Launch a kernel that leaves partial column sums of `summed`, and add those up."""
+        rows, columns = summed.shape
+        launch, rows_per_block = kernels.column_tiles(rows, columns)
+        row_blocks = launch.grid[1]
+        partial = self._temporary("partial", row_blocks * columns, out.dtype)
+        sizes = (np.int64(rows), np.int32(columns), np.int64(rows_per_block))
+        self._launch(program, name, launch, (*arrays, partial, *sizes))
+        self._launch(
+            ("column_sum",),
+            "column_sum_finish",
+            kernels.columns(columns),
+            (partial, out, np.int32(row_blocks), np.int32(columns)),
+        )
+
+    def _finish_loss(self, partial: Array, C: Array, count: int, one_over_n: np.generic) -> None:
+        self._launch(
+            ("loss_finish",),
+            "loss_finish",
+            kernels.one_block(),
+            (partial, C, np.int32(count), one_over_n),
+        )
+
+    def _temporary(self, name: str, size: int, dtype: np.dtype[Any]) -> Array:
+        """Return scratch memory, allocated once and kept: kernels of one stream take turns."""
+        key = (name, dtype.name)
+        if key not in self._scratch or self._scratch[key].size < size:
+            self._scratch[key] = self.empty((size,), dtype)
+        return self._scratch[key][:size]
+
+
+@cache
+def _source(program: Program, real: str) -> str:
+    file, *functions = program
+    return kernels.assemble(file, real, dict(functions))
+
+
+def _loss_functions(
+    loss: Loss, activation: Activation, canonical: bool
+) -> tuple[tuple[str, str], ...] | None:
+    """Return the device functions of `loss_delta`, or None if an expression is missing."""
+    term = loss.cuda_canonical if canonical else loss.cuda
+    slope = loss.cuda_gradient
+    if term is None or slope is None:
+        return None
+    if canonical:
+        output_slope = "return a - y;"
+    elif activation.cuda_derivative is None or activation.jacobian_product is not None:
+        return None
+    else:
+        output_slope = f"return loss_slope(a, y, m) * ({activation.cuda_derivative});"
+    return (
+        ("loss_term", f"return {term};"),
+        ("loss_slope", f"return {slope};"),
+        ("output_slope", output_slope),
+    )

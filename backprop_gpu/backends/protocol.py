@@ -1,0 +1,104 @@
+"""What a backend is: where arrays live, and the steps of backpropagation on them.
+
+NumPy's backend is the specification. A test holds every other one to its signatures and results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from backprop_gpu.arrays import Array, ArrayModule
+
+if TYPE_CHECKING:
+    from backprop_gpu.activations import Activation
+    from backprop_gpu.losses import Loss
+    from backprop_gpu.optimizers import Optimizer
+
+
+class Backend(Protocol):
+    """The operations that `network` and `training` are written with.
+
+    Every array argument is C-contiguous (or, for `gemm`, the transpose of such an array), on the
+    backend's device, and of one dtype. Results go into arrays that the caller owns.
+    """
+
+    @property
+    def device(self) -> str:
+        """The device's name: "cpu", "cuda:0", ..."""
+
+    @property
+    def xp(self) -> ArrayModule:
+        """The array module, for what no method here does."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return a context to compute in: on the right device, infinities arising quietly."""
+
+    def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
+        """Bring values to the device, C-contiguous, in dtype; no copy if that is what they are."""
+
+    def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
+        """Bring an array to the CPU. The only call in training that waits for the device."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Allocate an array, uninitialised."""
+
+    def gemm(self, A: Array, B: Array, out: Array) -> None:
+        """out = A B."""
+
+    def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
+        """z += b; a = g(z). If `a` is `z`, only a is kept."""
+
+    def delta(
+        self,
+        dC_da: Array,
+        activation: Activation,
+        reference: Array,
+        delta: Array,
+        dC_db: Array | None = None,
+    ) -> None:
+        """delta = dC/da * g' (equation 2); dC/db = sum of delta over the samples (equation 3).
+
+        `reference` is a or z, as the activation's `derivative_from` says. `delta` may be `dC_da`.
+        """
+
+    def output_delta(
+        self,
+        loss: Loss,
+        activation: Activation,
+        z: Array,
+        a: Array,
+        y: Array,
+        C: Array,
+        dC_da: Array | None = None,
+        delta: Array | None = None,
+    ) -> None:
+        """C = (1/n) sum_i C_i, shape (1,); dC/da of it (equation 1); delta (equation 2).
+
+        What is None is not computed. `delta` may be `dC_da`, which is then lost. `z` is read only
+        where the loss is canonical for the activation, or where g' needs it.
+        """
+
+    def column_sum(self, array: Array, out: Array) -> None:
+        """out[j] = sum_i array[i, j], in an order that the shape alone decides."""
+
+    def gather(self, rows: Array, index: Array, out: Array) -> None:
+        """out[i] = rows[index[i]]."""
+
+    def update(
+        self,
+        optimizer: Optimizer,
+        parameters: Array,
+        gradient: Array,
+        state: Sequence[Array],
+        learning_rate: float,
+        step: int,
+        decayed: int,
+    ) -> None:
+        """Update the flat parameters in place; the gradient may be overwritten."""
+
+    def synchronize(self) -> None:
+        """Wait until everything asked of the device is done."""

@@ -1,0 +1,101 @@
+"""What can go wrong, each with its own name.
+
+Every exception here is a `ValueError` or a `TypeError`: code that catches those catches these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backprop_gpu.training import History
+
+
+class ShapeError(ValueError):
+    """An array has the wrong shape, or two arrays do not fit together."""
+
+
+class DtypeError(TypeError):
+    """Values of a kind that the library does not compute with: objects, text, complex numbers."""
+
+
+class DomainError(ValueError):
+    """Values that a loss or an option is not defined for."""
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinity in data that was handed in."""
+
+
+class UnknownNameError(ValueError):
+    """A name that is in no table."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else "choose one of: " + (", ".join(map(repr, known)))
+        )
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class DeviceError(RuntimeError, ValueError):
+    """The device that was asked for cannot be used here."""
+
+
+class FileFormatError(ValueError):
+    """A file is missing, torn, or not what it should be."""
+
+
+class MissingExtraError(ImportError, ValueError):
+    """An optional dependency is needed and is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed: "
+            f'pip install "backprop-gpu[{extra}]"'
+        )
+
+
+class GradientError(ValueError):
+    """A gradient check found an entry that differs from its finite difference."""
+
+
+class TrainingDiverged(ValueError):
+    """NaN or infinity arose in training; the network holds its last good parameters again.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch in which it happened, counted from 0.
+    layer : int or None
+        The layer (1 to L) where the first value that is not finite arose; None if only the
+        loss, or a gradient, is not finite.
+    history : History
+        The epochs before.
+    """
+
+    def __init__(self, message: str, epoch: int, layer: int | None, history: History) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.layer = layer
+        self.history = history
+
+
+def check_count(name: str, count: object, least: int = 1) -> None:
+    """Raise DomainError unless `count` is a whole number, at least `least`."""
+    whole = isinstance(count, Integral) and not isinstance(count, bool)
+    if not whole or int(count) < least:  # type: ignore[call-overload]
+        raise DomainError(f"{name} is {count!r}; expected a whole number, {least} or above")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise DomainError unless `value` is a finite number above 0."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]
+        raise DomainError(f"{name} is {value!r}; expected a finite number above 0")

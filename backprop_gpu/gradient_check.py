@@ -1,0 +1,287 @@
+"""Gradient checks: every term of backpropagation against finite differences in float64.
+
+The reference is computed here, by a forward pass of its own, and knows nothing of `backward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.errors import DomainError, GradientError, check_count
+from backprop_gpu.losses import Loss
+from backprop_gpu.network import MLP, Layer
+from backprop_gpu.optimizers import SGD
+
+Matrix = NDArray[np.float64]
+
+# Fourth-order central differences: an error of about step^4 from the curve and 1e-16 / step from
+# rounding. Steps that would carry some z over a kink are left out; of the others, those two in a
+# row that agree best are believed.
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+TOLERANCE = {"float32": 2e-3, "float64": 1e-6}
+
+
+@dataclass(frozen=True)
+class CheckedTerm:
+    """One array of gradients.
+
+    Attributes
+    ----------
+    layer : int
+        1 to L; 0 for dC/dx.
+    term : {"dC/dW", "dC/db", "delta", "dC/da"}
+    checked, skipped : int
+        Derivatives that were compared, and those too near a kink to have one.
+    largest_error : float
+        The largest difference, relative to the entry plus the array's largest entry.
+    """
+
+    layer: int
+    term: str
+    checked: int
+    skipped: int
+    largest_error: float
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What a gradient check looked at; `str` gives a table."""
+
+    terms: tuple[CheckedTerm, ...]
+
+    @property
+    def largest_error(self) -> float:
+        """The largest relative error of all."""
+        return max(term.largest_error for term in self.terms)
+
+    def __str__(self) -> str:
+        rows = [f"{'layer':>5}  {'term':<6} {'checked':>8} {'skipped':>8}  largest error"]
+        for t in self.terms:
+            rows.append(
+                f"{t.layer:>5}  {t.term:<6} {t.checked:>8} {t.skipped:>8}  {t.largest_error:.1e}"
+            )
+        return "\n".join(rows)
+
+
+def check_gradients(
+    net: MLP,
+    x: Any,
+    y: Any,
+    loss: str | Loss = "mse",
+    *,
+    weight_decay: float = 0.0,
+    tolerance: float | None = None,
+    max_entries: int = 200,
+    directions: int = 4,
+    seed: int = 0,
+) -> GradientReport:
+    """Compare every gradient of `backward` with finite differences of the loss in float64.
+
+    Checks dC/dW, dC/db, every delta, every dC/da and dC/dx, entry by entry; of an array with more
+    than `max_entries` entries that many, drawn at random. Every array is checked along random
+    directions as well, which no wrong entry survives. A derivative is skipped where no step is
+    small enough to keep every z on its side of the activation's kinks.
+
+    Parameters
+    ----------
+    net : MLP
+        On any device, in any dtype; its parameters are not changed.
+    x, y : array_like
+    loss : str or Loss
+    weight_decay : float
+        Check what SGD with this weight decay applies: the gradient of C + weight_decay/2 sum W^2.
+    tolerance : float, optional
+        The relative error allowed. Default: 1e-6 for a float64 network, 2e-3 for float32.
+    max_entries, directions : int
+    seed : int
+        Draws the entries and directions.
+
+    Returns
+    -------
+    GradientReport
+
+    Raises
+    ------
+    GradientError
+        Naming layer, term and entry, with both numbers.
+
+    Examples
+    --------
+    >>> import backprop_gpu as bp
+    >>> report = bp.check_gradients(*bp.textbook(device="cpu"))
+    >>> report.largest_error < 1e-8
+    True
+    """
+    check_count("max_entries", max_entries)
+    check_count("directions", directions, least=0)
+    limit = TOLERANCE[net.dtype.name] if tolerance is None else tolerance
+    if not limit > 0:
+        raise DomainError(f"tolerance is {tolerance!r}; expected a number above 0")
+    entry = net.check_loss(loss)
+    analytic = _analytic(net, x, y, entry, weight_decay)
+    twin = net.copy(device="cpu", dtype="float64")
+    reference = _Reference(twin, *twin.check_data(x, y, entry), entry, weight_decay)
+    rng = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        return GradientReport(
+            tuple(
+                _check_term(layer, term, gradient, reference, limit, max_entries, directions, rng)
+                for layer, term, gradient in analytic
+            )
+        )
+
+
+def _analytic(
+    net: MLP, x: Any, y: Any, loss: Loss, weight_decay: float
+) -> list[tuple[int, str, Matrix]]:
+    """Return what `backward` gives, as (layer, term, gradient)."""
+    grads = net.backward(net.forward(x), y, loss)
+    if weight_decay:  # what one SGD step with learning rate 1 subtracts
+        after = net.parameters.copy()
+        with net.backend.computing():
+            optimizer = SGD(learning_rate=1.0, weight_decay=weight_decay)
+            net.backend.update(optimizer, after, grads.flat.copy(), (), 1.0, 1, net.weight_count)
+            grads.flat[...] = net.parameters - after
+
+    def exact(array: Array) -> Matrix:
+        return net.backend.to_numpy(array).astype(np.float64)
+
+    terms = []
+    for l in range(len(net.layers), 0, -1):
+        terms += [
+            (l, "dC/da", exact(grads.activations[l])),
+            (l, "delta", exact(grads.deltas[l - 1])),
+            (l, "dC/db", exact(grads.biases[l - 1])),
+            (l, "dC/dW", exact(grads.weights[l - 1])),
+        ]
+    return [*terms, (0, "dC/da", exact(grads.activations[0]))]
+
+
+class _Reference:
+    """The loss as a function of a change to one array, in float64 NumPy."""
+
+    def __init__(self, net: MLP, x: Matrix, y: Matrix, loss: Loss, weight_decay: float) -> None:
+        self.layers: Sequence[Layer] = net.layers
+        self.y, self.loss, self.weight_decay = y, loss, weight_decay
+        trace = net.forward(x)
+        self.a, self.z = trace.a, trace.z
+
+    def __call__(self, layer: int, term: str, change: Matrix) -> tuple[float, list[Any]]:
+        """Return C after a change, and on which side of its kinks every z is."""
+        W_change: Any = 0.0
+        b_change: Any = 0.0
+        z: Any = None
+        l = layer
+        penalty = sum(float((W * W).sum()) for W, _, _ in self.layers)
+        if term == "dC/dW":
+            a, W_change, l = self.a[layer - 1], change, layer - 1
+            W = self.layers[layer - 1].W
+            penalty += float(((W + change) ** 2 - W * W).sum())
+        elif term == "dC/db":
+            a, b_change, l = self.a[layer - 1], change, layer - 1
+        elif term == "delta":
+            z = self.z[layer - 1] + change
+            a = self.layers[layer - 1].g.function(np, z)
+        else:
+            a, z = self.a[layer] + change, self.z[layer - 1] if layer else None
+        sides = [] if z is None else [_sides(z, self.layers[layer - 1])]
+        for layer_after in self.layers[l:]:
+            W, b, g = layer_after
+            z = a @ (W + W_change).T + (b + b_change)
+            a = g.function(np, z)
+            sides.append(_sides(z, layer_after))
+            W_change = b_change = 0.0
+        g = self.layers[-1].g
+        canonical = self.loss.is_canonical_for(g) and not (
+            term == "dC/da" and layer == len(self.layers)
+        )
+        if canonical and self.loss.canonical_value is not None:
+            C_i = self.loss.canonical_value(np, z, self.y)
+        else:
+            C_i = self.loss.value(np, a, self.y)
+        return float(C_i.mean()) + self.weight_decay / 2 * penalty, sides
+
+    def derivative(self, layer: int, term: str, direction: Matrix) -> float | None:
+        """Return dC along a direction, or None where only kinks are near."""
+        best, disagreement, before = None, np.inf, None
+        for step in STEPS:
+            C, sides = zip(
+                *(self(layer, term, k * step * direction) for k in (-2, -1, 1, 2)), strict=True
+            )
+            if not np.isfinite(C).all() or not all(_same(side, sides[0]) for side in sides[1:]):
+                continue
+            estimate = (8 * (C[2] - C[1]) - (C[3] - C[0])) / (12 * step)
+            if before is None or abs(estimate - before) < disagreement:
+                disagreement = np.inf if before is None else abs(estimate - before)
+                best = estimate
+            if disagreement <= 1e-9 * abs(estimate):
+                break
+            before = estimate
+        return best
+
+
+def _check_term(
+    layer: int,
+    term: str,
+    gradient: Matrix,
+    reference: _Reference,
+    limit: float,
+    max_entries: int,
+    directions: int,
+    rng: np.random.Generator,
+) -> CheckedTerm:
+    largest = float(np.abs(gradient).max())
+    checked, skipped, worst = 0, 0, 0.0
+    for where, direction in _directions(gradient.shape, max_entries, directions, rng):
+        expected = reference.derivative(layer, term, direction)
+        if expected is None:
+            skipped += 1
+            continue
+        checked += 1
+        given = float((gradient * direction).sum())
+        scale = abs(expected) + largest
+        # Of a loss C, differences of float64 know no more than this.
+        rounding = 1e-12 * max(1.0, abs(reference(layer, term, 0 * direction)[0]))
+        error = abs(given - expected)
+        if not error <= limit * scale + rounding:
+            raise GradientError(
+                f"{term} of layer {layer} is off {where}: backward gives {given:.12g}, finite "
+                f"differences give {expected:.12g} (relative error {error / scale:.1e}, allowed "
+                f"{limit:.1e})"
+            )
+        worst = max(worst, error / scale if scale else 0.0)
+    return CheckedTerm(layer, term, checked, skipped, worst)
+
+
+def _directions(
+    shape: tuple[int, ...], max_entries: int, directions: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Matrix]]:
+    """Yield single entries, then random directions, each with words for where it points."""
+    size = int(np.prod(shape))
+    entries = range(size) if size <= max_entries else rng.choice(size, max_entries, replace=False)
+    for i in entries:
+        direction = np.zeros(size)
+        direction[i] = 1
+        index = tuple(int(k) for k in np.unravel_index(int(i), shape))
+        yield f"at entry {index}", direction.reshape(shape)
+    for _ in range(directions):
+        direction = rng.standard_normal(shape)
+        yield "along a random direction", direction / np.linalg.norm(direction)
+
+
+def _sides(z: Matrix, layer: Layer) -> list[NDArray[np.bool_]]:
+    return [side for kink in layer.g.kinks for side in (z > kink, z < kink)]
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for layer_a, layer_b in zip(one, other, strict=True)
+        for a, b in zip(layer_a, layer_b, strict=True)
+    )

@@ -1,0 +1,224 @@
+"""Losses: one entry carries the value, the gradient and the output activation that suits it.
+
+A loss says what one sample costs, C_i. The average over the batch, C = (1/n) sum_i C_i, is taken
+in exactly one place, the backend's `output_delta`; no entry divides by n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from backprop_gpu.activations import Activation
+from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.errors import DomainError, UnknownNameError
+
+LossFunction = Callable[[ArrayModule, Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss C_i of one sample's outputs.
+
+    Parameters
+    ----------
+    name : str
+        The name in the table.
+    value : callable (xp, a, y) -> C_i
+        The loss of every sample, shape (n,), from the outputs a and the targets y, both (n, m).
+    gradient : callable (xp, a, y) -> dC_i/da
+        Its derivative with respect to every output, shape (n, m).
+    latex, latex_gradient : str
+        C_i and dC_i/da_j.
+    canonical : str, optional
+        The output activation for which delta_i = dC_i/dz is a - y; the division that would
+        cancel is then never made, and saturated outputs are exact.
+    canonical_value : callable (xp, z, y) -> C_i, optional
+        C_i from the input z of the canonical activation, finite where a is 0 or 1.
+    targets : {"any", "unit interval", "distribution"}
+        What y may hold: anything; 0 to 1; rows of 0 to 1 that sum to 1.
+    output_range : (float, float), optional
+        The outputs for which the loss is defined.
+    cuda, cuda_gradient, cuda_canonical : str, optional
+        One output's share of `value` and of `gradient`, as CUDA C++ expressions of ``a``, ``y``
+        and the number of outputs ``m``; and of `canonical_value`, of ``z`` and ``y``. Without
+        them the GPU runs the functions above on CuPy arrays.
+    """
+
+    name: str
+    value: LossFunction
+    gradient: LossFunction
+    latex: str = r"C_i"
+    latex_gradient: str = r"\partial C_i / \partial a_j"
+    canonical: str | None = None
+    canonical_value: LossFunction | None = None
+    targets: Literal["any", "unit interval", "distribution"] = "any"
+    output_range: tuple[float, float] | None = None
+    cuda: str | None = None
+    cuda_gradient: str | None = None
+    cuda_canonical: str | None = None
+
+    def is_canonical_for(self, activation: Activation) -> bool:
+        """Return whether delta = a - y for this output activation."""
+        return self.canonical is not None and self.canonical == activation.name
+
+    def check_output(self, activation: Activation) -> None:
+        """Raise DomainError if outputs of this activation can leave the loss's domain."""
+        if self.output_range is None:
+            return
+        low, high = self.output_range
+        if activation.output_range[0] < low or activation.output_range[1] > high:
+            raise DomainError(
+                f"the loss {self.name!r} needs outputs between {low:g} and {high:g}, and "
+                f"{str(activation)!r} can leave them; use {self.canonical!r} in the last layer"
+            )
+
+    def check_targets(self, y: Array, xp: ArrayModule, name: str = "y") -> None:
+        """Raise DomainError if y holds targets that the loss is not defined for."""
+        if self.targets == "any":
+            return
+        low, high = float(y.min()), float(y.max())
+        if low < 0 or high > 1:
+            raise DomainError(
+                f"{name} holds targets from {low:g} to {high:g}; the loss {self.name!r} is "
+                "defined for targets between 0 and 1"
+            )
+        if self.targets == "distribution":
+            off = float(xp.abs(y.sum(axis=1) - 1).max())
+            if off > 1e-5:
+                raise DomainError(
+                    f"the rows of {name} have to sum to 1 for the loss {self.name!r}, and one is "
+                    f"off by {off:g}; for class labels use one_hot(labels, {y.shape[1]})"
+                )
+
+
+def _squared_errors(xp: ArrayModule, a: Array, y: Array) -> Array:
+    error = a - y
+    error *= error
+    return error.sum(axis=1)
+
+
+def _binary_cross_entropy(xp: ArrayModule, a: Array, y: Array) -> Array:
+    # 0 * log(0) is 0: where y is 0 or 1, the other term is left out.
+    one = xp.where(y > 0, y * xp.log(a), 0)
+    zero = xp.where(y < 1, (1 - y) * xp.log1p(-a), 0)
+    return -(one + zero).sum(axis=1)
+
+
+def _binary_cross_entropy_gradient(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return xp.where(y < 1, (1 - y) / (1 - a), 0) - xp.where(y > 0, y / a, 0)
+
+
+def _binary_cross_entropy_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
+    return (xp.maximum(z, 0) - y * z + xp.log1p(xp.exp(-xp.abs(z)))).sum(axis=1)
+
+
+def _categorical_cross_entropy(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return -xp.where(y > 0, y * xp.log(a), 0).sum(axis=1)
+
+
+def _categorical_cross_entropy_gradient(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return -xp.where(y > 0, y / a, 0)
+
+
+def _categorical_cross_entropy_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
+    shifted = z - z.max(axis=1, keepdims=True)
+    log_sum = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    return (y * (log_sum - shifted)).sum(axis=1)
+
+
+LOSSES: dict[str, Loss] = {}
+"""Every loss that can be named."""
+
+ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
+
+
+def register_loss(loss: Loss) -> Loss:
+    """Make a loss known by its name, on every backend; return it.
+
+    Examples
+    --------
+    >>> import backprop_gpu as bp
+    >>> absolute = bp.register_loss(bp.Loss(
+    ...     "absolute",
+    ...     value=lambda xp, a, y: xp.abs(a - y).sum(axis=1),
+    ...     gradient=lambda xp, a, y: xp.sign(a - y),
+    ... ))
+    """
+    if loss.name in LOSSES or loss.name in ALIASES:
+        raise DomainError(f"a loss named {loss.name!r} exists; choose another name")
+    LOSSES[loss.name] = loss
+    return loss
+
+
+def find_loss(entry: str | Loss) -> Loss:
+    """Return an entry of the table by its name or alias, or the entry itself.
+
+    Raises
+    ------
+    UnknownNameError
+        If no loss has this name; the near misses are suggested.
+    """
+    if isinstance(entry, Loss):
+        return entry
+    name = ALIASES.get(entry, entry) if isinstance(entry, str) else entry
+    if not isinstance(name, str) or name not in LOSSES:
+        raise UnknownNameError("loss", entry, [*LOSSES, *ALIASES])
+    return LOSSES[name]
+
+
+for _entry in (
+    Loss(
+        name="sse",
+        value=_squared_errors,
+        gradient=lambda xp, a, y: 2 * (a - y),
+        latex=r"\sum_j (a_j - y_j)^2",
+        latex_gradient=r"2\,(a_j - y_j)",
+        cuda="(a - y) * (a - y)",
+        cuda_gradient="real(2) * (a - y)",
+    ),
+    Loss(
+        name="mse",
+        value=lambda xp, a, y: _squared_errors(xp, a, y) / a.shape[1],
+        gradient=lambda xp, a, y: (2 / a.shape[1]) * (a - y),
+        latex=r"\frac{1}{m} \sum_j (a_j - y_j)^2",
+        latex_gradient=r"\frac{2}{m}\,(a_j - y_j)",
+        cuda="(a - y) * (a - y) / m",
+        cuda_gradient="real(2) / m * (a - y)",
+    ),
+    Loss(
+        name="binary_cross_entropy",
+        value=_binary_cross_entropy,
+        gradient=_binary_cross_entropy_gradient,
+        latex=r"-\sum_j \bigl(y_j \ln a_j + (1 - y_j) \ln (1 - a_j)\bigr)",
+        latex_gradient=r"\frac{1 - y_j}{1 - a_j} - \frac{y_j}{a_j}",
+        canonical="sigmoid",
+        canonical_value=_binary_cross_entropy_of_z,
+        targets="unit interval",
+        output_range=(0.0, 1.0),
+        cuda=(
+            "-((y > real(0) ? y * log(a) : real(0))"
+            " + (y < real(1) ? (real(1) - y) * log1p(-a) : real(0)))"
+        ),
+        cuda_gradient=(
+            "(y < real(1) ? (real(1) - y) / (real(1) - a) : real(0))"
+            " - (y > real(0) ? y / a : real(0))"
+        ),
+        cuda_canonical="(z > real(0) ? z : real(0)) - y * z + log1p(exp(-fabs(z)))",
+    ),
+    Loss(
+        name="categorical_cross_entropy",
+        value=_categorical_cross_entropy,
+        gradient=_categorical_cross_entropy_gradient,
+        latex=r"-\sum_j y_j \ln a_j",
+        latex_gradient=r"-\frac{y_j}{a_j}",
+        canonical="softmax",
+        canonical_value=_categorical_cross_entropy_of_z,
+        targets="distribution",
+        output_range=(0.0, 1.0),
+        cuda="y > real(0) ? -y * log(a) : real(0)",
+        cuda_gradient="y > real(0) ? -y / a : real(0)",
+    ),
+):
+    register_loss(_entry)

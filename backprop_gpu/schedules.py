@@ -1,0 +1,100 @@
+"""Learning-rate schedules: the learning rate as a function of the epochs that have passed.
+
+A schedule is any callable from a number of epochs (a float: half-way through the first epoch it
+is 0.5) to a learning rate. It is asked before every update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from backprop_gpu.errors import DomainError, check_positive
+
+Schedule: TypeAlias = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """Multiply the learning rate by `factor` after every `every` epochs."""
+
+    learning_rate: float
+    every: float
+    factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("every", self.every)
+        check_positive("factor", self.factor)
+
+    def __call__(self, epochs: float) -> float:
+        return self.learning_rate * self.factor ** math.floor(epochs / self.every)
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """Multiply the learning rate by `factor` in the course of every epoch."""
+
+    learning_rate: float
+    factor: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("factor", self.factor)
+
+    def __call__(self, epochs: float) -> float:
+        return self.learning_rate * math.pow(self.factor, epochs)
+
+
+@dataclass(frozen=True)
+class InverseTimeDecay:
+    """learning_rate / (1 + rate * epochs)."""
+
+    learning_rate: float
+    rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("rate", self.rate)
+
+    def __call__(self, epochs: float) -> float:
+        return self.learning_rate / (1 + self.rate * epochs)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Half a cosine from `learning_rate` down to `final`, over `epochs` epochs, then constant."""
+
+    learning_rate: float
+    epochs: float
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("epochs", self.epochs)
+        if not 0 <= self.final <= self.learning_rate:
+            raise DomainError(f"final is {self.final!r}; expected 0 to {self.learning_rate!r}")
+
+    def __call__(self, epochs: float) -> float:
+        passed = min(epochs / self.epochs, 1.0)
+        return self.final + (self.learning_rate - self.final) * (1 + math.cos(math.pi * passed)) / 2
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Rise linearly for `epochs` epochs, then follow `schedule` from its beginning."""
+
+    schedule: Schedule
+    epochs: float
+
+    def __post_init__(self) -> None:
+        check_positive("epochs", self.epochs)
+        if not callable(self.schedule):
+            raise DomainError(f"schedule is {self.schedule!r}; expected a schedule to follow")
+
+    def __call__(self, epochs: float) -> float:
+        if epochs < self.epochs:
+            return self.schedule(0.0) * epochs / self.epochs
+        return self.schedule(epochs - self.epochs)

@@ -1,0 +1,57 @@
+// What every kernel shares. `real` (float or double) and the device functions that a kernel calls
+// (g, g_prime, ...) are written in front of this file by kernels.assemble().
+//
+// Sums are two-stage and in an order that depends on the shape alone: no atomics on floats, so two
+// runs agree to the bit, whatever the device.
+
+typedef long long index_t;  // flat indices: arrays may hold more than 2^31 numbers
+
+constexpr int WARP = 32;
+constexpr int MAX_THREADS = 256;  // threads in a block, at most; kernels.py launches no more
+
+// Adds up `mine` over the block's threads with a tree in shared memory; thread 0 gets the sum.
+// blockDim.x is a power of two.
+static __device__ real block_sum(real mine) {
+    __shared__ real partial[MAX_THREADS];
+    const int t = threadIdx.x;
+    partial[t] = mine;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        if (t < half) partial[t] += partial[t + half];
+        __syncthreads();
+    }
+    return partial[0];
+}
+
+// All lanes of a warp get the sum, or the maximum, of `mine` over its lanes.
+static __device__ real warp_sum(real mine) {
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+        mine += __shfl_xor_sync(0xffffffffu, mine, lanes);
+    return mine;
+}
+
+static __device__ real warp_max(real mine) {
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+        mine = fmax(mine, __shfl_xor_sync(0xffffffffu, mine, lanes));
+    return mine;
+}
+
+// Walks over a C-contiguous matrix, all threads of the grid side by side, and knows the column
+// without a division per entry.
+struct Walk {
+    index_t i, stride;
+    int column, columns, advance;
+
+    __device__ explicit Walk(int columns_)
+        : i(index_t(blockIdx.x) * blockDim.x + threadIdx.x),
+          stride(index_t(gridDim.x) * blockDim.x),
+          column(int(i % columns_)),
+          columns(columns_),
+          advance(int(stride % columns_)) {}
+
+    __device__ void next() {
+        i += stride;
+        column += advance;
+        if (column >= columns) column -= columns;
+    }
+};
