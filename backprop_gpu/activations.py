@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, Literal
 
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import DomainError, UnknownNameError
@@ -46,6 +47,9 @@ class Activation:
     jacobian_product : callable (xp, dC_da, a) -> delta, optional
         For an activation whose outputs depend on the whole row (softmax): dC/dz, in place of
         dC/da * g'.
+    cuda_rows : str, optional
+        The name NAME of the row kernels ``bias_NAME`` and ``NAME_delta`` in NAME.cu, for such an
+        activation.
     parameters : mapping
         What `name` was built with, for example ``{"leak": 0.1}``.
     """
@@ -62,7 +66,8 @@ class Activation:
     output_range: tuple[float, float] = (-math.inf, math.inf)
     initializer: str = "glorot_uniform"
     jacobian_product: Callable[[ArrayModule, Array, Array], Array] | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    cuda_rows: str | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def delta(self, xp: ArrayModule, dC_da: Array, reference: Array) -> Array:
         """Return delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
@@ -71,6 +76,13 @@ class Activation:
         slope = self.derivative(xp, reference)
         slope *= dC_da
         return slope
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Entries of the table are pickled by name: their functions can't be.
+        if self.name in ACTIVATIONS and find_activation(self.name, self.parameters) == self:
+            return find_activation, (self.name, dict(self.parameters))
+        values = tuple(getattr(self, f.name) for f in fields(self))
+        return Activation, values
 
     def __str__(self) -> str:
         values = ", ".join(f"{value:g}" for value in self.parameters.values())
@@ -92,8 +104,11 @@ def LeakyReLU(leak: float = 0.01) -> Activation:
     """
     if isinstance(leak, bool) or not isinstance(leak, int | float) or not math.isfinite(leak):
         raise DomainError(f"leak is {leak!r}; expected a finite number, for example 0.1")
-    leak = float(leak)
+    return _leaky_relu(float(leak))
 
+
+@cache  # one entry a slope, so that two networks with the same slope have equal activations
+def _leaky_relu(leak: float) -> Activation:
     def function(xp: ArrayModule, z: Array) -> Array:
         if leak == 0:  # 0 * inf would be NaN
             return xp.maximum(z, 0)
@@ -362,6 +377,7 @@ for _entry in (
         latex_derivative=r"a_j\,([j = k] - a_k)",
         output_range=(0.0, 1.0),
         jacobian_product=_softmax_jacobian_product,
+        cuda_rows="softmax",
     ),
 ):
     register_activation(_entry)

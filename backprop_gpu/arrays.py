@@ -44,6 +44,8 @@ def numeric(values: Any, name: str) -> Array:
     """
     if on_gpu(values):
         array = values
+        kind = values.__cuda_array_interface__["typestr"][1]
+        dtype = array.dtype
     else:
         if np.ma.is_masked(values):
             raise DtypeError(f"{name} has masked entries; fill or drop them first")
@@ -54,11 +56,12 @@ def numeric(values: Any, name: str) -> Array:
                 f"{name} can't be read as an array of numbers ({error}); "
                 "give a rectangular array or nested list"
             ) from error
-        if array.dtype.kind not in "biuf":
-            raise DtypeError(
-                f"{name} has dtype {array.dtype} (from {type(values).__name__}); "
-                "expected real numbers: convert it, for example with .astype('float32')"
-            )
+        kind, dtype = array.dtype.kind, array.dtype
+    if kind not in "biuf":
+        raise DtypeError(
+            f"{name} has dtype {dtype} (from {type(values).__name__}); "
+            "expected real numbers: convert it, for example with .astype('float32')"
+        )
     return array
 
 

@@ -1,7 +1,7 @@
 """Losses: one entry carries the value, the gradient and the output activation that suits it.
 
 A loss says what one sample costs, C_i. The average over the batch, C = (1/n) sum_i C_i, is taken
-in exactly one place, the backend's `output_delta`; no entry divides by n.
+in exactly one place, `Loss.output_delta` (and the kernels beside it); no entry divides by n.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from backprop_gpu.activations import Activation
+from backprop_gpu.activations import Activation, find_activation
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import DomainError, UnknownNameError
 
@@ -44,6 +44,9 @@ class Loss:
         One output's share of `value` and of `gradient`, as CUDA C++ expressions of ``a``, ``y``
         and the number of outputs ``m``; and of `canonical_value`, of ``z`` and ``y``. Without
         them the GPU runs the functions above on CuPy arrays.
+    cuda_canonical_rows : str, optional
+        In place of `cuda_canonical`, a kernel that takes whole rows, in the file of the
+        activation's row kernels.
     """
 
     name: str
@@ -58,10 +61,43 @@ class Loss:
     cuda: str | None = None
     cuda_gradient: str | None = None
     cuda_canonical: str | None = None
+    cuda_canonical_rows: str | None = None
 
     def is_canonical_for(self, activation: Activation) -> bool:
         """Return whether delta = a - y for this output activation."""
-        return self.canonical is not None and self.canonical == activation.name
+        return self.canonical is not None and activation == find_activation(self.canonical)
+
+    def output_delta(
+        self,
+        xp: ArrayModule,
+        activation: Activation,
+        z: Array,
+        a: Array,
+        y: Array,
+        C: Array,
+        dC_da: Array | None,
+        delta: Array | None,
+    ) -> None:
+        """Compute what `Backend.output_delta` says, with array functions."""
+        n = len(a)
+        canonical = self.is_canonical_for(activation)
+        if canonical and self.canonical_value is not None:
+            C[0] = self.canonical_value(xp, z, y).sum() / n
+        else:
+            C[0] = self.value(xp, a, y).sum() / n
+
+        if canonical and delta is not None:
+            if dC_da is not None and dC_da is not delta:
+                dC_da[...] = self.gradient(xp, a, y) / n
+            xp.subtract(a, y, out=delta)
+            delta /= n
+        elif dC_da is not None or delta is not None:
+            gradient = self.gradient(xp, a, y) / n
+            if dC_da is not None:
+                dC_da[...] = gradient
+            if delta is not None:
+                reference = z if activation.derivative_from == "z" else a
+                delta[...] = activation.delta(xp, gradient, reference)
 
     def check_output(self, activation: Activation) -> None:
         """Raise DomainError if outputs of this activation can leave the loss's domain."""
@@ -217,6 +253,7 @@ for _entry in (
         canonical_value=_categorical_cross_entropy_of_z,
         targets="distribution",
         output_range=(0.0, 1.0),
+        cuda_canonical_rows="softmax_cross_entropy",
         cuda="y > real(0) ? -y * log(a) : real(0)",
         cuda_gradient="y > real(0) ? -y / a : real(0)",
     ),

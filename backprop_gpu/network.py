@@ -231,6 +231,12 @@ class MLP:
         """How many of the flat `parameters` are weights; the rest are biases."""
         return sum(nodes * inputs for nodes, inputs in self._weight_shapes())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies are built anew: the arrays of the layers have to be views of `parameters`.
+        parameters = self.backend.to_numpy(self.parameters)
+        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, parameters)
+        return _rebuilt, state
+
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
         names = ", ".join(map(str, self.activations))
@@ -336,12 +342,8 @@ class MLP:
     def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> MLP:
         """Return a network with the same parameters, on another device or in another dtype."""
         backend = self.backend if device is None else device
-        twin = MLP(
-            self.layer_sizes,
-            self.activations,
-            device=backend,
-            dtype=self.dtype if dtype is None else dtype,
-        )
+        dtype = self.dtype if dtype is None else dtype
+        twin = MLP(self.layer_sizes, self.activations, device=backend, dtype=dtype)
         to_numpy = self.backend.to_numpy
         twin.set_parameters([to_numpy(W) for W in self.weights], [to_numpy(b) for b in self.biases])
         return twin
@@ -441,6 +443,18 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
         )
     rows: np.ndarray[Any, Any] = np.eye(classes, dtype=np.float32)[labels]
     return rows
+
+
+def _rebuilt(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    device: str,
+    dtype: str,
+    parameters: Array,
+) -> MLP:
+    net = MLP(layer_sizes, activations, device=device, dtype=dtype)
+    net.parameters[...] = net.backend.asarray(parameters, net.dtype)
+    return net
 
 
 def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ class CudaBackend:
         self.computing = computing
         self.device = device
         self._launcher = launcher
-        self._scratch: dict[tuple[str, str], Array] = {}
+        self._scratch: dict[str, Array] = {}
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         with self.computing():
@@ -89,21 +89,16 @@ class CudaBackend:
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         rows, columns = z.shape
-        z_out = None if a is z else z
-        if activation.name == "softmax":
-            self._launch(
-                ("softmax",),
-                "bias_softmax",
-                kernels.warp_rows(rows),
-                (z, b, z_out, a, np.int64(rows), np.int32(columns)),
-            )
+        arrays = (z, b, None if a is z else z, a)
+        if activation.cuda_rows is not None:
+            name = activation.cuda_rows
+            sizes = (np.int64(rows), np.int32(columns))
+            self._launch((name,), f"bias_{name}", kernels.warp_rows(rows), (*arrays, *sizes))
         elif activation.cuda is not None:
-            self._launch(
-                ("bias_activation", ("g", f"return {activation.cuda};")),
-                "bias_activation",
-                kernels.elementwise(z.size),
-                (z, b, z_out, a, np.int64(z.size), np.int32(columns)),
-            )
+            program = ("bias_activation", ("g", f"return {activation.cuda};"))
+            sizes = (np.int64(z.size), np.int32(columns))
+            launch = kernels.elementwise(z.size)
+            self._launch(program, "bias_activation", launch, (*arrays, *sizes))
         else:
             z += b
             a[...] = activation.function(self.xp, z)
@@ -117,30 +112,19 @@ class CudaBackend:
         dC_db: Array | None = None,
     ) -> None:
         rows, columns = delta.shape
-        if activation.name == "softmax":
-            self._launch(
-                ("softmax",),
-                "softmax_delta",
-                kernels.warp_rows(rows),
-                (dC_da, reference, delta, np.int64(rows), np.int32(columns)),
-            )
+        arrays = (dC_da, reference, delta)
+        if activation.cuda_rows is not None:
+            name = activation.cuda_rows
+            sizes = (np.int64(rows), np.int32(columns))
+            self._launch((name,), f"{name}_delta", kernels.warp_rows(rows), (*arrays, *sizes))
         elif activation.cuda_derivative is not None and activation.jacobian_product is None:
-            program = (
-                "delta",
-                (
-                    f"g_prime_of_{activation.derivative_from}",
-                    f"return {activation.cuda_derivative};",
-                ),
-            )
+            g_prime = f"g_prime_of_{activation.derivative_from}"
+            program = ("delta", (g_prime, f"return {activation.cuda_derivative};"))
             if dC_db is not None:
-                self._two_stages(program, "delta_bias", (dC_da, reference, delta), delta, dC_db)
+                self._two_stages(program, "delta_bias", arrays, delta, dC_db)
                 return
-            self._launch(
-                program,
-                "delta",
-                kernels.elementwise(delta.size),
-                (dC_da, reference, delta, np.int64(delta.size)),
-            )
+            launch = kernels.elementwise(delta.size)
+            self._launch(program, "delta", launch, (*arrays, np.int64(delta.size)))
         else:
             delta[...] = activation.delta(self.xp, dC_da, reference)
         if dC_db is not None:
@@ -160,49 +144,30 @@ class CudaBackend:
         n, outputs = a.shape
         one_over_n = a.dtype.type(1 / n)
         canonical = loss.is_canonical_for(activation)
-        reads_z = canonical or activation.derivative_from == "z"
-
-        if canonical and loss.name == "categorical_cross_entropy":
-            C_i = self._temporary("partial", n, a.dtype)
-            self._launch(
-                ("softmax",),
-                "softmax_cross_entropy",
-                kernels.warp_rows(n),
-                (z, a, y, dC_da, delta, C_i, np.int64(n), np.int32(outputs), one_over_n),
-            )
-            self._finish_loss(C_i, C, n, one_over_n)
-            return
-
         functions = _loss_functions(loss, activation, canonical)
-        if functions is not None:
-            launch = kernels.elementwise(a.size)
-            partial = self._temporary("partial", launch.grid[0], a.dtype)
-            sizes = (np.int64(a.size), np.int32(outputs), one_over_n)
-            self._launch(
-                ("loss", *functions),
-                "loss_delta",
-                launch,
-                (z if reads_z else None, a, y, dC_da, delta, partial, *sizes),
-            )
-            self._finish_loss(partial, C, launch.grid[0], one_over_n)
-            return
-
-        xp = self.xp
-        if canonical and loss.canonical_value is not None:
-            C_i = loss.canonical_value(xp, z, y)
+        if canonical and loss.cuda_canonical_rows and activation.cuda_rows:
+            program: Program = (activation.cuda_rows,)
+            name, launch = loss.cuda_canonical_rows, kernels.warp_rows(n)
+            partial_sums, size = n, n
+        elif functions is not None:
+            program = ("loss", *functions)
+            name, launch = "loss_delta", kernels.elementwise(a.size)
+            partial_sums, size = launch.grid[0], a.size
         else:
-            C_i = loss.value(xp, a, y)
-        C[...] = C_i.sum() / n
-        if canonical and delta is not None:
-            if dC_da is not None and dC_da is not delta:
-                dC_da[...] = loss.gradient(xp, a, y) / n
-            delta[...] = (a - y) / n
-        elif delta is not None or dC_da is not None:
-            slope = loss.gradient(xp, a, y) / n
-            if dC_da is not None:
-                dC_da[...] = slope
-            if delta is not None:
-                self.delta(slope.astype(a.dtype), activation, z if reads_z else a, delta)
+            loss.output_delta(self.xp, activation, z, a, y, C, dC_da, delta)
+            return
+        partial = self._temporary(partial_sums, a.dtype)
+        z_in = z if canonical or activation.derivative_from == "z" else None
+        arrays = (z_in, a, y, dC_da, delta, partial)
+        self._launch(
+            program, name, launch, (*arrays, np.int64(size), np.int32(outputs), one_over_n)
+        )
+        self._launch(
+            ("loss_finish",),
+            "loss_finish",
+            kernels.one_block(),
+            (partial, C, np.int32(partial_sums), one_over_n),
+        )
 
     def column_sum(self, array: Array, out: Array) -> None:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)
@@ -266,7 +231,7 @@ class CudaBackend:
         rows, columns = summed.shape
         launch, rows_per_block = kernels.column_tiles(rows, columns)
         row_blocks = launch.grid[1]
-        partial = self._temporary("partial", row_blocks * columns, out.dtype)
+        partial = self._temporary(row_blocks * columns, out.dtype)
         sizes = (np.int64(rows), np.int32(columns), np.int64(rows_per_block))
         self._launch(program, name, launch, (*arrays, partial, *sizes))
         self._launch(
@@ -276,20 +241,11 @@ class CudaBackend:
             (partial, out, np.int32(row_blocks), np.int32(columns)),
         )
 
-    def _finish_loss(self, partial: Array, C: Array, count: int, one_over_n: np.generic) -> None:
-        self._launch(
-            ("loss_finish",),
-            "loss_finish",
-            kernels.one_block(),
-            (partial, C, np.int32(count), one_over_n),
-        )
-
-    def _temporary(self, name: str, size: int, dtype: np.dtype[Any]) -> Array:
-        """Return scratch memory, allocated once and kept: kernels of one stream take turns."""
-        key = (name, dtype.name)
-        if key not in self._scratch or self._scratch[key].size < size:
-            self._scratch[key] = self.empty((size,), dtype)
-        return self._scratch[key][:size]
+    def _temporary(self, size: int, dtype: np.dtype[Any]) -> Array:
+        """Return scratch memory, allocated once: the kernels of one stream take turns with it."""
+        if dtype.name not in self._scratch or self._scratch[dtype.name].size < size:
+            self._scratch[dtype.name] = self.empty((size,), dtype)
+        return self._scratch[dtype.name][:size]
 
 
 @cache

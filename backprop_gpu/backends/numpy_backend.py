@@ -38,12 +38,10 @@ class NumpyBackend:
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         if on_gpu(values):
-            if not hasattr(values, "get"):
-                raise DeviceError(
-                    f"{type(values).__name__} is in GPU memory and the network is on the CPU; "
-                    "bring it to the CPU first, or build the network with device='cuda'"
-                )
-            values = values.get()
+            raise DeviceError(
+                f"an array ({type(values).__name__}) is in GPU memory and the network on the CPU; "
+                "bring the array to the CPU first, or build the network with device='cuda'"
+            )
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity
             return np.ascontiguousarray(values, dtype=dtype)
 
@@ -91,26 +89,7 @@ class NumpyBackend:
         dC_da: Array | None = None,
         delta: Array | None = None,
     ) -> None:
-        n = len(a)
-        canonical = loss.is_canonical_for(activation)
-        if canonical and loss.canonical_value is not None:
-            C_i = loss.canonical_value(np, z, y)
-        else:
-            C_i = loss.value(np, a, y)
-        C[0] = C_i.sum() / n
-        if canonical and delta is not None and delta is dC_da:
-            dC_da = None
-        if dC_da is not None:
-            np.multiply(loss.gradient(np, a, y), 1 / n, out=dC_da)
-        if delta is None:
-            return
-        if canonical:
-            np.subtract(a, y, out=delta)
-            delta /= n
-        else:
-            if dC_da is None:
-                dC_da = loss.gradient(np, a, y) / n
-            self.delta(dC_da, activation, z if activation.derivative_from == "z" else a, delta)
+        loss.output_delta(np, activation, z, a, y, C, dC_da, delta)
 
     def column_sum(self, array: Array, out: Array) -> None:
         if array.size <= TILE:
