@@ -118,7 +118,7 @@ def _leaky_relu(leak: float) -> Activation:
         slope = (t > 0).astype(t.dtype)
         if 0 <= leak <= 1:  # exact, and many times faster than where
             return xp.maximum(slope, leak, out=slope)
-        slope[t <= 0] = leak
+        slope[slope == 0] = leak
         return slope
 
     # For a leak >= 0, a has the sign of z: a > 0 exactly where z > 0.

@@ -1,0 +1,14 @@
+"""The CUDA backend on the CPU: the shipped launch code and kernels, with NumPy in CuPy's place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backprop_gpu.backends.cuda_backend import CudaBackend
+
+from .launcher import HostLauncher
+
+
+def emulated_backend(seed: int | None = None) -> CudaBackend:
+    """A `CudaBackend` whose kernels run under the shim; a `seed` shuffles threads and blocks."""
+    return CudaBackend(np, HostLauncher(seed), "cuda:0", lambda: np.errstate(all="ignore"))
