@@ -37,6 +37,9 @@ from backprop_gpu.errors import DomainError, DtypeError, ShapeError
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 
+# Predictions are made for so many rows at a time that no layer has more entries than this.
+PIECE = 1 << 24
+
 
 class Layer(NamedTuple):
     """One layer: its weights W (nodes, inputs), its biases b (nodes,), its activation g."""
@@ -274,8 +277,13 @@ class MLP:
 
     def __call__(self, x: Any) -> Array:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
-        output = self.forward(x).output
-        return output if on_gpu(x) else self.backend.to_numpy(output)
+        stays = on_gpu(x)
+        x = self._inputs(x)
+        output = self.backend.empty((len(x), self.layer_sizes[-1]), self.dtype)
+        with self.backend.computing():
+            for rows, trace in self._forward_in_pieces(x):
+                output[rows] = trace.output
+        return output if stays else self.backend.to_numpy(output)
 
     def forward(self, x: Any) -> Trace:
         """Feed x forward and keep every z and a.
@@ -330,14 +338,30 @@ class MLP:
     def loss(self, x: Any, y: Any, loss: str | Loss = "mse") -> float:
         """Return C for the data x, y."""
         entry = self.check_loss(loss)
-        x, y = self.check_data(x, y, entry)
-        trace = self.new_trace(x)
+        return self.checked_loss(*self.check_data(x, y, entry), entry)
+
+    def checked_loss(self, x: Array, y: Array, loss: Loss) -> float:
+        """Return C for data that `check_data` returned."""
+        g = self.layers[-1].g
         C = self.backend.empty((1,), self.dtype)
+        total = 0.0
         with self.backend.computing():
+            for rows, trace in self._forward_in_pieces(x, keep_last_z=loss.is_canonical_for(g)):
+                self.backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
+                total += float(C[0]) * (len(trace.output) / len(x))
+        return total
+
+    def _forward_in_pieces(
+        self, x: Array, *, keep_last_z: bool = False
+    ) -> Iterator[tuple[slice, Trace]]:
+        """Feed x forward so many rows at a time that memory stays bounded; keep only every a."""
+        keep_z = [False] * (len(self.layers) - 1) + [keep_last_z]
+        step = max(1, PIECE // max(self.layer_sizes))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            trace = self.new_trace(x[rows], keep_z=keep_z)
             feed_forward(self.backend, self.layers, trace)
-            g = self.layers[-1].g
-            self.backend.output_delta(entry, g, trace.z[-1], trace.output, y, C)
-        return float(C[0])
+            yield rows, trace
 
     def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> MLP:
         """Return a network with the same parameters, on another device or in another dtype."""

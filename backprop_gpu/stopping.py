@@ -1,4 +1,4 @@
-"""Early stopping: the rule, and what watches the losses for it."""
+"""Early stopping: the rule, and the best epoch so far."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class EarlyStopping:
             raise DomainError(f"min_delta is {self.min_delta!r}; expected 0 or a number above it")
 
 
-class Watch:
+class BestEpoch:
     """The best loss so far, when it was, and the parameters that had it."""
 
     def __init__(self, rule: EarlyStopping, net: MLP) -> None:
         self.rule, self.net = rule, net
-        self.best, self.best_epoch = math.inf, 0
+        self.loss, self.epoch = math.inf, 0
         self._parameters: Array | None = None
 
-    def wants_to_stop(self, epoch: int, loss: float) -> bool:
+    def is_too_old(self, epoch: int, loss: float) -> bool:
         """Look at an epoch's loss; return whether patience is at an end."""
-        if loss < self.best - self.rule.min_delta:
-            self.best, self.best_epoch = loss, epoch
+        if loss < self.loss - self.rule.min_delta:
+            self.loss, self.epoch = loss, epoch
             if self.rule.restore_best:
                 self._parameters = self.net.parameters.copy()
-        return epoch - self.best_epoch >= self.rule.patience
+        return epoch - self.epoch >= self.rule.patience
 
     def restore(self) -> None:
         """Give the network its best parameters back, if the rule says so."""

@@ -27,7 +27,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.network import MLP, Gradients, Trace, feed_forward, first_rows, propagate_back
 from backprop_gpu.optimizers import SGD, Optimizer, learning_rate_at
 from backprop_gpu.shuffle import shuffled
-from backprop_gpu.stopping import EarlyStopping, Watch
+from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 # Losses are read back from the device after this long, or after an epoch that takes longer.
 CHUNK_SECONDS = 0.1
@@ -168,10 +168,9 @@ def train(
     order_seed = seed if shuffle and batch_size < len(x) else None
     clip = _clipping(net.backend.xp, clip_norm, clip_value)
 
-    watched = held_out is not None or early_stopping is not None or bool(callbacks)
+    watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History()
     started = time.perf_counter()
-    watch = None if early_stopping is None else Watch(early_stopping, net)
     with net.backend.computing(), _progress_bar(progress, epochs) as advance:
         steps = _Steps(net, x, y, entry, optimizer, batch_size, order_seed, clip)
         epoch, chunk = 0, 1
@@ -181,27 +180,54 @@ def train(
             steps.run(range(epoch, epoch + chunk), history)
             advance(chunk, history.loss[-1])
             epoch += chunk
-            if not watched:
-                chunk *= 2 if time.perf_counter() - before < CHUNK_SECONDS else 1
-                continue
-            validation_loss = None
-            if held_out is not None:
-                validation_loss = net.loss(*held_out, entry)
-                history.validation_loss.append(validation_loss)
-            train_loss, rate = history.loss[-1], history.learning_rate[-1]
-            if _told_to_stop(callbacks, Epoch(epoch - 1, train_loss, validation_loss, rate, net)):
-                history.stopped_by = "callback"
+            if watch.wants_to_stop(history):
                 break
-            watched_loss = train_loss if validation_loss is None else validation_loss
-            if watch is not None and watch.wants_to_stop(epoch - 1, watched_loss):
-                history.stopped_by = "early stopping"
-                break
+            if not watch.every_epoch and time.perf_counter() - before < CHUNK_SECONDS:
+                chunk *= 2
         steps.check_last_update(history)
-    if watch is not None and history.loss:
-        history.best_epoch = watch.best_epoch
-        watch.restore()
+    watch.finish(history)
     history.seconds = time.perf_counter() - started
     return history
+
+
+class _Watch:
+    """What looks at every epoch: validation data, callbacks, early stopping."""
+
+    def __init__(
+        self,
+        net: MLP,
+        loss: Loss,
+        held_out: tuple[Array, Array] | None,
+        callbacks: Sequence[Callback],
+        rule: EarlyStopping | None,
+    ) -> None:
+        self.net, self.loss, self.held_out, self.callbacks = net, loss, held_out, callbacks
+        self.best = None if rule is None else BestEpoch(rule, net)
+        self.every_epoch = held_out is not None or rule is not None or bool(callbacks)
+
+    def wants_to_stop(self, history: History) -> bool:
+        """Look at the epoch that has just ended; write down why training stops, if it does."""
+        if not self.every_epoch:
+            return False
+        number, loss = len(history.loss) - 1, history.loss[-1]
+        watched_loss, validation_loss = loss, None
+        if self.held_out is not None:
+            watched_loss = validation_loss = self.net.checked_loss(*self.held_out, self.loss)
+            history.validation_loss.append(validation_loss)
+        epoch = Epoch(number, loss, validation_loss, history.learning_rate[-1], self.net)
+        if any([callback(epoch) for callback in self.callbacks]):  # all are called
+            history.stopped_by = "callback"
+            return True
+        if self.best is not None and self.best.is_too_old(number, watched_loss):
+            history.stopped_by = "early stopping"
+            return True
+        return False
+
+    def finish(self, history: History) -> None:
+        """Give the network its best parameters back, if early stopping says so."""
+        if self.best is not None and history.loss:
+            history.best_epoch = self.best.epoch
+            self.best.restore()
 
 
 class _Steps:
@@ -347,10 +373,6 @@ def _clipping(
             flat *= xp.minimum(clip_norm / peak / xp.sqrt(xp.dot(scaled, scaled)), 1)
 
     return clip
-
-
-def _told_to_stop(callbacks: Sequence[Callback], epoch: Epoch) -> bool:
-    return any([callback(epoch) for callback in callbacks])  # all are called, whoever stops
 
 
 @contextmanager
