@@ -1,6 +1,7 @@
 """Multilayer perceptrons by explicit, textbook backpropagation, at hardware speed."""
 
 from backprop_gpu.activations import Activation, LeakyReLU, register_activation
+from backprop_gpu.arrays import one_hot
 from backprop_gpu.checkpoint import load, save
 from backprop_gpu.errors import (
     DeviceError,
@@ -15,8 +16,10 @@ from backprop_gpu.errors import (
     UnknownNameError,
 )
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
+from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss, register_loss
-from backprop_gpu.network import MLP, Gradients, Layer, Trace, one_hot
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.schedules import (
     CosineDecay,
@@ -27,7 +30,7 @@ from backprop_gpu.schedules import (
 )
 from backprop_gpu.stopping import EarlyStopping
 from backprop_gpu.textbook import textbook
-from backprop_gpu.training import Epoch, History, train
+from backprop_gpu.training import train
 
 __version__ = "0.1.0"
 

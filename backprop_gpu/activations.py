@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from numbers import Real
 from typing import Any, Literal
 
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import DomainError, UnknownNameError
+from backprop_gpu.special import normal_cdf
 
 Elementwise = Callable[[ArrayModule, Array], Array]
 
@@ -69,13 +71,12 @@ class Activation:
     cuda_rows: str | None = None
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
-    def delta(self, xp: ArrayModule, dC_da: Array, reference: Array) -> Array:
-        """Return delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
-        if self.jacobian_product is not None:
-            return self.jacobian_product(xp, dC_da, reference)
-        slope = self.derivative(xp, reference)
-        slope *= dC_da
-        return slope
+    def delta(self, xp: ArrayModule, dC_da: Array, reference: Array, out: Array) -> None:
+        """out = delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
+        if self.jacobian_product is None:
+            xp.multiply(dC_da, self.derivative(xp, reference), out=out)
+        else:
+            out[...] = self.jacobian_product(xp, dC_da, reference)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Entries of the table are pickled by name: their functions can't be.
@@ -102,7 +103,7 @@ def LeakyReLU(leak: float = 0.01) -> Activation:
     DomainError
         If leak is not a finite number.
     """
-    if isinstance(leak, bool) or not isinstance(leak, int | float) or not math.isfinite(leak):
+    if isinstance(leak, bool) or not isinstance(leak, Real) or not math.isfinite(leak):
         raise DomainError(f"leak is {leak!r}; expected a finite number, for example 0.1")
     return _leaky_relu(float(leak))
 
@@ -182,60 +183,12 @@ def _silu_derivative(xp: ArrayModule, z: Array) -> Array:
     return s * (1 + z * (1 - s))
 
 
-# log(erfc(x) / t) + x^2 as a Chebyshev series in 2t - 1, where t = 2/(2 + x), x >= 0: erfc to
-# float64's rounding. NumPy has no erf. Fitted with 60 digits; tests/test_activations.py holds it
-# to an independent one.
-_ERFC = (
-    -0.6513268598908547,
-    0.6419697923564902,
-    0.019476473204185836,
-    -0.009561514786808632,
-    -0.0009465953444820369,
-    0.00036683949785276145,
-    4.252332480690777e-05,
-    -2.0278578112534242e-05,
-    -1.6242900046470256e-06,
-    1.3036558355805232e-06,
-    1.5626441722066142e-08,
-    -8.523809591492654e-08,
-    6.5290544390988515e-09,
-    5.059343495551469e-09,
-    -9.91364156493033e-10,
-    -2.273651222931836e-10,
-    9.646791102015527e-11,
-    2.3940380830391146e-12,
-    -6.886027526497553e-12,
-    8.944879273090725e-13,
-    3.130921399342958e-13,
-    -1.1270822361367252e-13,
-    3.810905255189232e-16,
-    7.106097613609237e-15,
-    -1.5230282014571043e-15,
-    -9.457494571291233e-17,
-    1.210237189224279e-16,
-    -2.816663087747177e-17,
-    2.3281042579529253e-18,
-)
-
-
-def _normal_cdf(xp: ArrayModule, z: Array) -> Array:
-    """Return the standard normal distribution's cumulative probability at z."""
-    x = xp.abs(z) * math.sqrt(0.5)
-    t = 2 / (2 + x)
-    u = 4 * t - 2
-    b0 = b1 = xp.zeros_like(z)
-    for c in reversed(_ERFC[1:]):  # Clenshaw's recurrence
-        b0, b1 = u * b0 - b1 + c, b0
-    upper = 0.5 * t * xp.exp(0.5 * u * b0 - b1 + _ERFC[0] - x * x)
-    return xp.where(z < 0, upper, 1 - upper)
-
-
 def _gelu(xp: ArrayModule, z: Array) -> Array:
-    return z * _normal_cdf(xp, z)
+    return z * normal_cdf(xp, z)
 
 
 def _gelu_derivative(xp: ArrayModule, z: Array) -> Array:
-    return _normal_cdf(xp, z) + z * xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return normal_cdf(xp, z) + z * xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {"leaky_relu": LeakyReLU}

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from backprop_gpu.errors import DtypeError, NonFiniteError, ShapeError
+from backprop_gpu.errors import DomainError, DtypeError, NonFiniteError, ShapeError
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `cupy.ndarray`."""
@@ -127,3 +127,31 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
         raise ShapeError(
             f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; both need one row per sample"
         )
+
+
+def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
+    """Return rows with a 1 in the column that each label names and 0 elsewhere.
+
+    Parameters
+    ----------
+    labels : array_like of int, shape (n,)
+        From 0 to classes - 1.
+    classes : int, optional
+        Default: the largest label + 1.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, classes)
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0:
+        raise ShapeError(f"labels has shape {labels.shape}; expected (samples,), at least one")
+    if labels.dtype.kind not in "iu":
+        raise DtypeError(f"labels has dtype {labels.dtype}; expected integers from 0")
+    classes = int(labels.max()) + 1 if classes is None else classes
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DomainError(
+            f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
+        )
+    rows: np.ndarray[Any, Any] = np.eye(classes, dtype=np.float32)[labels]
+    return rows

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import find_activation
 from backprop_gpu.backends import Backend
 from backprop_gpu.errors import FileFormatError, MissingExtraError
-from backprop_gpu.network import MLP
+from backprop_gpu.mlp import MLP
 
 FORMAT = "backprop_gpu/1"
 

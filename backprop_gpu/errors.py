@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backprop_gpu.training import History
+    from backprop_gpu.history import History
 
 
 class ShapeError(ValueError):

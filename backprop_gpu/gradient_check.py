@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError, GradientError, check_count
 from backprop_gpu.losses import Loss
-from backprop_gpu.network import MLP, Layer
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import Layer
 from backprop_gpu.optimizers import SGD
 
 Matrix = NDArray[np.float64]

@@ -97,7 +97,7 @@ class Loss:
                 dC_da[...] = gradient
             if delta is not None:
                 reference = z if activation.derivative_from == "z" else a
-                delta[...] = activation.delta(xp, gradient, reference)
+                activation.delta(xp, gradient, reference, delta)
 
     def check_output(self, activation: Activation) -> None:
         """Raise DomainError if outputs of this activation can leave the loss's domain."""
@@ -161,7 +161,7 @@ def _categorical_cross_entropy_gradient(xp: ArrayModule, a: Array, y: Array) -> 
 def _categorical_cross_entropy_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
     shifted = z - z.max(axis=1, keepdims=True)
     log_sum = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
-    return (y * (log_sum - shifted)).sum(axis=1)
+    return xp.where(y > 0, y * (log_sum - shifted), 0).sum(axis=1)
 
 
 LOSSES: dict[str, Loss] = {}

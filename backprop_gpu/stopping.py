@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError, check_count
-from backprop_gpu.network import MLP
+from backprop_gpu.mlp import MLP
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from backprop_gpu.activations import LeakyReLU
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.network import MLP
+from backprop_gpu.mlp import MLP
 
 
 def textbook(device: str | Backend = "auto") -> tuple[MLP, Array, Array]:

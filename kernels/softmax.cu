@@ -63,7 +63,7 @@ extern "C" __global__ void softmax_cross_entropy(const real* z, const real* a, c
     for (int j = threadIdx.x; j < columns; j += WARP) {
         const index_t i = start + j;
         const real a_i = a[i], y_i = y[i];
-        loss += y_i * (log_sum - (z[i] - top));
+        if (y_i > real(0)) loss += y_i * (log_sum - (z[i] - top));
         if (dC_da) dC_da[i] = y_i > real(0) ? -y_i / a_i * one_over_n : real(0);
         if (delta) delta[i] = (a_i - y_i) * one_over_n;
     }

@@ -126,7 +126,7 @@ class CudaBackend:
             launch = kernels.elementwise(delta.size)
             self._launch(program, "delta", launch, (*arrays, np.int64(delta.size)))
         else:
-            delta[...] = activation.delta(self.xp, dC_da, reference)
+            activation.delta(self.xp, dC_da, reference, delta)
         if dC_db is not None:
             self.column_sum(delta, dC_db)
 

@@ -55,7 +55,7 @@ class NumpyBackend:
         A.dot(B, out)  # half the call overhead of np.dot
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
-        if z.size > TILE:
+        if z.size > TILE and len(z) > 1:
             for rows in tiles(z):
                 self.bias_activation(z[rows], b, activation, a[rows])
             return
@@ -70,11 +70,11 @@ class NumpyBackend:
         delta: Array,
         dC_db: Array | None = None,
     ) -> None:
-        if delta.size > TILE:
+        if delta.size > TILE and len(delta) > 1:
             for rows in tiles(delta):
                 self.delta(dC_da[rows], activation, reference[rows], delta[rows])
         else:
-            delta[...] = activation.delta(np, dC_da, reference)
+            activation.delta(np, dC_da, reference, delta)
         if dC_db is not None:
             self.column_sum(delta, dC_db)
 

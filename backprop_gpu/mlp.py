@@ -1,0 +1,369 @@
+"""The network that people hold: parameters on a device, input checked, results handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.activations import Activation, LeakyReLU, find_activation
+from backprop_gpu.arrays import (
+    Array,
+    as_matrix,
+    check_finite,
+    check_same_rows,
+    float_dtype,
+    numeric,
+    on_gpu,
+)
+from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.errors import DomainError, ShapeError
+from backprop_gpu.initializers import initial_weights
+from backprop_gpu.losses import Loss, find_loss
+from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
+
+# Predictions are made for so many rows at a time that no layer has more entries than this.
+PIECE = 1 << 24
+
+
+class MLP:
+    """A multilayer perceptron.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Nodes in every layer, the input's first: at least two numbers, each at least 1.
+    activations : sequence of str or Activation, optional
+        One for every layer but the input. Default: leaky ReLU in hidden layers, identity in the
+        last.
+    device : {"auto", "cpu", "cuda", "cuda:N"} or Backend
+        Where the network lives. "auto" takes a GPU if there is a usable one; `device_reason` says
+        why it chose as it did. "cuda" raises where there is none.
+    dtype : {"float32", "float64"}
+        What everything is computed in; data of another type are converted.
+    seed : int
+        Decides the initial weights: the same on every device.
+    initializer : str, optional
+        A name from `initializers.INITIALIZERS` for all layers. Default: what suits each
+        activation. Biases start at zero.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        W, b and g of every layer. The arrays are views of `parameters`.
+    parameters : array
+        All weights, layer by layer, then all biases, in one flat array on the device.
+
+    Raises
+    ------
+    ShapeError, DomainError, DtypeError, UnknownNameError, DeviceError
+        With what was given, what is expected, and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np, backprop_gpu as bp
+    >>> net = bp.MLP([2, 3, 1], activations=["tanh", "sigmoid"], device="cpu", seed=1)
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> net(x).shape
+    (4, 1)
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activations: Sequence[str | Activation] | None = None,
+        *,
+        device: str | Backend = "auto",
+        dtype: Any = "float32",
+        seed: int = 0,
+        initializer: str | None = None,
+    ) -> None:
+        self.layer_sizes = _checked_sizes(layer_sizes)
+        entries = _checked_activations(activations, len(self.layer_sizes) - 1)
+        self.dtype = float_dtype(dtype)
+        rng = _generator(seed)
+        shapes = self._weight_shapes()
+        weights = [
+            initial_weights(initializer or g.initializer, *shape, rng)
+            for g, shape in zip(entries, shapes, strict=True)
+        ]
+        self.backend, self.device_reason = choose_backend(device)
+
+        size = sum(nodes * inputs + nodes for nodes, inputs in shapes)
+        self.parameters = self.backend.empty((size,), self.dtype)
+        self.layers = tuple(
+            Layer(W, b, g)
+            for W, b, g in zip(*split_parameters(self.parameters, shapes), entries, strict=True)
+        )
+        self.set_parameters(weights, [np.zeros(nodes) for nodes, _ in shapes])
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """The weight matrices: weights[l - 1] is W of layer l, shape (nodes, inputs); views."""
+        return tuple(layer.W for layer in self.layers)
+
+    @property
+    def biases(self) -> tuple[Array, ...]:
+        """The biases: biases[l - 1] is b of layer l, shape (nodes,); views."""
+        return tuple(layer.b for layer in self.layers)
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """The activation of every layer but the input."""
+        return tuple(layer.g for layer in self.layers)
+
+    @property
+    def device(self) -> str:
+        """Where the network lives: "cpu" or "cuda:N"."""
+        return self.backend.device
+
+    @property
+    def weight_count(self) -> int:
+        """How many of the flat `parameters` are weights; the rest are biases."""
+        return sum(nodes * inputs for nodes, inputs in self._weight_shapes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies are built anew: the arrays of the layers have to be views of `parameters`.
+        parameters = self.backend.to_numpy(self.parameters)
+        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, parameters)
+        return _rebuilt, state
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.layer_sizes))
+        names = ", ".join(map(str, self.activations))
+        return f"MLP({sizes}; {names}; {self.dtype} on {self.device})"
+
+    def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any]) -> None:
+        """Copy weights and biases into the network; all are checked before any is changed.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            weights[l - 1] for layer l, shape (nodes, inputs): NumPy, CuPy, nested lists.
+        biases : sequence of array_like
+            biases[l - 1], shape (nodes,).
+        """
+        new = []
+        for name, given, own in (
+            ("weights", weights, self.weights),
+            ("biases", biases, self.biases),
+        ):
+            if len(given) != len(own):
+                raise ShapeError(f"{len(given)} {name} given; the network has {len(own)} layers")
+            for i, (values, target) in enumerate(zip(given, own, strict=True)):
+                array = numeric(values, f"{name}[{i}]")
+                if tuple(array.shape) != target.shape:
+                    raise ShapeError(
+                        f"{name}[{i}] has shape {tuple(array.shape)}; expected {target.shape}"
+                        + (": (nodes, inputs)" if name == "weights" else ": (nodes,)")
+                    )
+                array = self.backend.asarray(array, self.dtype)
+                check_finite(array, f"{name}[{i}]", self.backend.xp)
+                new.append((target, array.copy()))
+        for target, array in new:
+            target[...] = array
+
+    def __call__(self, x: Any) -> Array:
+        """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
+        stays = on_gpu(x)
+        x = self._inputs(x)
+        output = self.backend.empty((len(x), self.layer_sizes[-1]), self.dtype)
+        with self.backend.computing():
+            for rows, trace in self._forward_in_pieces(x):
+                output[rows] = trace.output
+        return output if stays else self.backend.to_numpy(output)
+
+    def forward(self, x: Any) -> Trace:
+        """Feed x forward and keep every z and a.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, inputs)
+            One sample a row. Converted to the network's dtype and device; not copied if it has
+            them already.
+
+        Returns
+        -------
+        Trace
+            New arrays on the network's device.
+        """
+        x = self._inputs(x)
+        trace = self.new_trace(x)
+        with self.backend.computing():
+            feed_forward(self.backend, self.layers, trace)
+        return trace
+
+    def backward(
+        self, trace: Trace, y: Any, loss: str | Loss = "mse", *, input_gradient: bool = True
+    ) -> Gradients:
+        """Propagate the loss of a trace's output back to every weight, bias and activation.
+
+        Parameters
+        ----------
+        trace : Trace
+            From `forward`, with the parameters that the network still has.
+        y : array_like, shape (n, outputs)
+            The desired outputs.
+        loss : str or Loss
+            A name ("mse", "sse", "binary_cross_entropy", "categorical_cross_entropy", or a
+            registered one) or an entry.
+        input_gradient : bool
+            Whether to compute dC/dx too.
+
+        Returns
+        -------
+        Gradients
+            New arrays on the network's device; of C, the average over the batch.
+        """
+        entry = self.check_loss(loss)
+        y = self._targets(y, entry)
+        check_same_rows(trace.a[0], y, "the trace's x")
+        out = self.new_gradients(len(y), input_gradient=input_gradient)
+        with self.backend.computing():
+            propagate_back(self.backend, self.layers, trace, y, entry, out, out.C)
+        return out
+
+    def loss(self, x: Any, y: Any, loss: str | Loss = "mse") -> float:
+        """Return C for the data x, y."""
+        entry = self.check_loss(loss)
+        return self.checked_loss(*self.check_data(x, y, entry), entry)
+
+    def checked_loss(self, x: Array, y: Array, loss: Loss) -> float:
+        """Return C for data that `check_data` returned."""
+        g = self.layers[-1].g
+        C = self.backend.empty((1,), self.dtype)
+        total = 0.0
+        with self.backend.computing():
+            for rows, trace in self._forward_in_pieces(x, keep_last_z=loss.is_canonical_for(g)):
+                self.backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
+                total += float(C[0]) * (len(trace.output) / len(x))
+        return total
+
+    def _forward_in_pieces(
+        self, x: Array, *, keep_last_z: bool = False
+    ) -> Iterator[tuple[slice, Trace]]:
+        """Feed x forward so many rows at a time that memory stays bounded; keep only every a."""
+        keep_z = [False] * (len(self.layers) - 1) + [keep_last_z]
+        step = max(1, PIECE // max(self.layer_sizes))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            trace = self.new_trace(x[rows], keep_z=keep_z)
+            feed_forward(self.backend, self.layers, trace)
+            yield rows, trace
+
+    def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> MLP:
+        """Return a network with the same parameters, on another device or in another dtype."""
+        backend = self.backend if device is None else device
+        dtype = self.dtype if dtype is None else dtype
+        twin = MLP(self.layer_sizes, self.activations, device=backend, dtype=dtype)
+        to_numpy = self.backend.to_numpy
+        twin.set_parameters([to_numpy(W) for W in self.weights], [to_numpy(b) for b in self.biases])
+        return twin
+
+    def check_loss(self, loss: str | Loss) -> Loss:
+        """Return the loss's entry; raise if the network's outputs can leave its domain."""
+        entry = find_loss(loss)
+        entry.check_output(self.layers[-1].g)
+        return entry
+
+    def check_data(self, x: Any, y: Any, loss: Loss, suffix: str = "") -> tuple[Array, Array]:
+        """Check and convert inputs and targets that belong together."""
+        x, y = self._inputs(x, f"x{suffix}"), self._targets(y, loss, f"y{suffix}")
+        check_same_rows(x, y, f"x{suffix}", f"y{suffix}")
+        return x, y
+
+    def new_trace(self, x: Array, *, keep_z: Sequence[bool] | None = None) -> Trace:
+        """Allocate a trace for x. Where `keep_z` is False, z and a of a layer share memory."""
+        n, nodes = len(x), self.layer_sizes[1:]
+        keep = [True] * len(nodes) if keep_z is None else keep_z
+        a = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
+        z = tuple(
+            self.backend.empty((n, m), self.dtype) if kept else shared
+            for m, kept, shared in zip(nodes, keep, a, strict=True)
+        )
+        return Trace((x, *a), z)
+
+    def new_gradients(
+        self, n: int, *, input_gradient: bool = False, share: bool = False
+    ) -> Gradients:
+        """Allocate gradients for n samples. With `share`, delta overwrites dC/da."""
+        nodes = self.layer_sizes[1:]
+        deltas = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
+        dC_da = deltas if share else tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
+        dC_dx = self.backend.empty((n, self.layer_sizes[0]), self.dtype) if input_gradient else None
+        flat = self.backend.empty(self.parameters.shape, self.dtype)
+        weights, biases = split_parameters(flat, self._weight_shapes())
+        C = self.backend.empty((1,), self.dtype)
+        return Gradients(weights, biases, deltas, (dC_dx, *dC_da), flat, C)
+
+    def _weight_shapes(self) -> list[tuple[int, int]]:
+        return list(zip(self.layer_sizes[1:], self.layer_sizes[:-1], strict=True))
+
+    def _inputs(self, x: Any, name: str = "x") -> Array:
+        return as_matrix(x, name, self.layer_sizes[0], "input node", self.backend, self.dtype)
+
+    def _targets(self, y: Any, loss: Loss, name: str = "y") -> Array:
+        y = as_matrix(y, name, self.layer_sizes[-1], "output node", self.backend, self.dtype)
+        loss.check_targets(y, self.backend.xp, name)
+        return y
+
+
+def split_parameters(
+    flat: Array, shapes: Sequence[tuple[int, int]]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return views of a flat array: every layer's weights, then every layer's biases."""
+    views: list[Array] = []
+    start = 0
+    for shape in (*shapes, *((nodes,) for nodes, _ in shapes)):
+        stop = start + int(np.prod(shape))
+        views.append(flat[start:stop].reshape(shape))
+        start = stop
+    return tuple(views[: len(shapes)]), tuple(views[len(shapes) :])
+
+
+def _rebuilt(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    device: str,
+    dtype: str,
+    parameters: Array,
+) -> MLP:
+    net = MLP(layer_sizes, activations, device=device, dtype=dtype)
+    net.parameters[...] = net.backend.asarray(parameters, net.dtype)
+    return net
+
+
+def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(layer_sizes) if isinstance(layer_sizes, Sequence | np.ndarray) else ()
+    whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in sizes)
+    if len(sizes) < 2 or not whole or any(s < 1 for s in sizes):
+        raise ShapeError(
+            f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers, each at least "
+            "1: the inputs, the hidden layers, the outputs, for example [5, 3, 4]"
+        )
+    return tuple(int(s) for s in sizes)
+
+
+def _checked_activations(
+    activations: Sequence[str | Activation] | None, count: int
+) -> Iterator[Activation] | list[Activation]:
+    if activations is None:
+        return [LeakyReLU()] * (count - 1) + [find_activation("identity")]
+    if isinstance(activations, str | Activation):
+        raise ShapeError(
+            f"activations is {str(activations)!r}; expected a list of {count}, one for every "
+            f"layer but the input, for example {[str(activations)] * count}"
+        )
+    if len(activations) != count:
+        raise ShapeError(
+            f"{len(activations)} activations given; expected {count}, one for every layer but the "
+            "input"
+        )
+    return [find_activation(entry) for entry in activations]
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise DomainError(f"seed is {seed!r}; expected a whole number, 0 or above")
+    return np.random.default_rng(seed)

@@ -1,0 +1,163 @@
+"""The inside of the training loop: buffers that are allocated once, and the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.errors import TrainingDiverged
+from backprop_gpu.history import History
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import Gradients, Trace, feed_forward, first_rows, propagate_back
+from backprop_gpu.optimizers import Optimizer, learning_rate_at
+from backprop_gpu.shuffle import shuffled
+
+
+class Steps:
+    """The steps of one training run."""
+
+    def __init__(
+        self,
+        net: MLP,
+        x: Array,
+        y: Array,
+        loss: Loss,
+        optimizer: Optimizer,
+        batch_size: int,
+        seed: int | None,
+        clip: Callable[[Array], None],
+    ) -> None:
+        self.net, self.x, self.y, self.loss, self.optimizer = net, x, y, loss, optimizer
+        self.batch_size, self.seed, self.clip = batch_size, seed, clip
+        self.step, self.decayed = 0, net.weight_count
+        n, backend = len(x), net.backend
+        starts = range(0, n, batch_size)
+        self.batches = [slice(start, min(start + batch_size, n)) for start in starts]
+        self.shares = np.array([(batch.stop - batch.start) / n for batch in self.batches])
+
+        # Batches are copied to where the first one lies, so that every step has the same arrays.
+        self.x_batch, self.y_batch = x, y
+        if len(self.batches) > 1:
+            self.x_batch = backend.empty((batch_size, x.shape[1]), net.dtype)
+            self.y_batch = backend.empty((batch_size, y.shape[1]), net.dtype)
+        keep_z = [g.derivative_from == "z" for g in net.activations]
+        keep_z[-1] |= loss.is_canonical_for(net.activations[-1])
+        trace = net.new_trace(self.x_batch, keep_z=keep_z)
+        gradients = net.new_gradients(batch_size, share=True)
+        rest = n - self.batches[-1].start
+        self.spaces = {
+            batch_size: (trace, gradients),
+            rest: first_rows(trace, gradients, rest),
+        }
+        self.state = [backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
+        self.good = net.parameters.copy()
+
+    def run(self, epochs: range, history: History) -> None:
+        """Run a chunk of epochs and append to their history.
+
+        A chunk's first loss is read at once: if it is finite, the parameters that have it are the
+        last that are known to be good. On the CPU, where reading is free, every loss is.
+        """
+        net = self.net
+        reads_all = net.device == "cpu"
+        losses = net.backend.empty((len(epochs), len(self.batches)), net.dtype)
+        rates: list[float] = []
+        for row, epoch in enumerate(epochs):
+            order = None
+            if self.seed is not None:
+                order = shuffled(len(self.x), epoch, self.seed, net.backend.xp)
+            for i, batch in enumerate(self.batches):
+                trace, gradients, y = self._load(batch, order)
+                C = losses[row, i : i + 1]
+                feed_forward(net.backend, net.layers, trace)
+                propagate_back(net.backend, net.layers, trace, y, self.loss, gradients, C)
+                if reads_all or row == i == 0:
+                    if not math.isfinite(C[0]):
+                        self._report(losses[:row], rates, epochs, history)
+                        self._give_up(epoch, self._first_bad_layer(trace), history)
+                    if i == 0:
+                        self.good[...] = net.parameters
+                rate = learning_rate_at(self.optimizer, epoch + i / len(self.batches))
+                if i == 0:
+                    rates.append(rate)
+                self._update(gradients, rate)
+        self._report(losses, rates, epochs, history)
+
+    def _report(
+        self, losses: Array, rates: Sequence[float], epochs: range, history: History
+    ) -> None:
+        """Read the losses of some epochs and append them to the history."""
+        means = self.net.backend.to_numpy(losses).astype(np.float64) @ self.shares
+        for epoch, mean, rate in zip(epochs, means, rates, strict=False):
+            if not math.isfinite(mean):
+                self._give_up(epoch, None, history)
+            history.loss.append(float(mean))
+            history.learning_rate.append(rate)
+
+    def check_last_update(self, history: History) -> None:
+        """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
+        finite = self.net.backend.xp.isfinite
+        for l, (W, b, _) in enumerate(self.net.layers, start=1):
+            if not bool(finite(W).all()) or not bool(finite(b).all()):
+                self._give_up(len(history.loss) - 1, l, history)
+
+    def _load(self, batch: slice, order: Array | None) -> tuple[Trace, Gradients, Array]:
+        """Bring a batch to its place; return its trace, its gradients and its targets."""
+        count = batch.stop - batch.start
+        y = self.y_batch[:count]
+        if len(self.batches) > 1:
+            x = self.x_batch[:count]
+            if order is None:
+                x[...], y[...] = self.x[batch], self.y[batch]
+            else:
+                self.net.backend.gather(self.x, order[batch], x)
+                self.net.backend.gather(self.y, order[batch], y)
+        return (*self.spaces[count], y)
+
+    def _update(self, gradients: Gradients, rate: float) -> None:
+        flat, parameters = gradients.flat, self.net.parameters
+        self.step += 1
+        self.clip(flat)
+        self.net.backend.update(
+            self.optimizer, parameters, flat, self.state, rate, self.step, self.decayed
+        )
+
+    def _first_bad_layer(self, trace: Trace) -> int | None:
+        finite = self.net.backend.xp.isfinite
+        for l, a in enumerate(trace.a[1:], start=1):
+            if not bool(finite(a).all()):
+                return l
+        return None
+
+    def _give_up(self, epoch: int, layer: int | None, history: History) -> NoReturn:
+        self.net.parameters[...] = self.good
+        where = f"layer {layer}" if layer else "the loss"
+        raise TrainingDiverged(
+            f"NaN or infinity arose in epoch {epoch}, in {where}; training stopped, and the "
+            "network holds its last good parameters. Try a lower learning rate, clip_norm=1, or "
+            "data scaled to about -1 to 1",
+            epoch,
+            layer,
+            history,
+        )
+
+
+def clipping(
+    xp: ArrayModule, clip_norm: float | None, clip_value: float | None
+) -> Callable[[Array], None]:
+    """Return what clips a flat gradient in place, without reading anything back."""
+
+    def clip(flat: Array) -> None:
+        if clip_value is not None:
+            xp.clip(flat, -clip_value, clip_value, out=flat)
+        if clip_norm is not None:
+            peak = xp.maximum(xp.abs(flat).max(), np.finfo(flat.dtype).tiny)
+            scaled = flat / peak  # the square of a large entry would overflow
+            flat *= xp.minimum(clip_norm / peak / xp.sqrt(xp.dot(scaled, scaled)), 1)
+
+    return clip
