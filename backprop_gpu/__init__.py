@@ -21,6 +21,7 @@ from backprop_gpu.losses import Loss, register_loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.optimizers import SGD, Adam, AdamW
+from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
 from backprop_gpu.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -59,6 +60,7 @@ __all__ = [
     "Loss",
     "MissingExtraError",
     "NonFiniteError",
+    "Outliers",
     "ShapeError",
     "StepDecay",
     "Trace",
@@ -68,8 +70,11 @@ __all__ = [
     "check_gradients",
     "load",
     "one_hot",
+    "outliers",
+    "per_sample_gradient_norms",
     "register_activation",
     "register_loss",
+    "saliency",
     "save",
     "textbook",
     "train",

@@ -18,6 +18,8 @@ ArrayModule: TypeAlias = Any
 
 DTYPES = ("float32", "float64")
 
+DLPACK_CUDA = 2  # kDLCUDA of DLPack's device types
+
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return `dtype` as a NumPy dtype; only float32 and float64 are computed with."""
@@ -29,11 +31,12 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def on_gpu(values: Any) -> bool:
-    """Return whether `values` live in CUDA memory (CuPy, PyTorch and others say so)."""
-    try:
-        return hasattr(values, "__cuda_array_interface__")
-    except (AttributeError, TypeError, RuntimeError):  # PyTorch's property raises where it can't
-        return False
+    """Return whether `values` live in CUDA memory, by the CUDA array interface or by DLPack."""
+    with suppress(AttributeError, TypeError, RuntimeError):  # PyTorch raises where it can't say
+        if hasattr(values, "__cuda_array_interface__"):
+            return True
+        return values.__dlpack_device__()[0] == DLPACK_CUDA  # type: ignore[no-any-return]
+    return False
 
 
 def numeric(values: Any, name: str) -> Array:
@@ -43,15 +46,15 @@ def numeric(values: Any, name: str) -> Array:
     numbers, ragged lists and masked entries are refused.
     """
     if on_gpu(values):
-        array = values
-        kind = values.__cuda_array_interface__["typestr"][1]
-        dtype = array.dtype
+        array, dtype = values, values.dtype
+        kind = "c" if "complex" in str(dtype) else "f"
     else:
         if np.ma.is_masked(values):
             raise DtypeError(f"{name} has masked entries; fill or drop them first")
         try:
-            array = np.asarray(values)
-        except (ValueError, TypeError, RuntimeError) as error:
+            only_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
+            array = np.from_dlpack(values) if only_dlpack else np.asarray(values)
+        except (ValueError, TypeError, RuntimeError, BufferError) as error:
             raise DtypeError(
                 f"{name} can't be read as an array of numbers ({error}); "
                 "give a rectangular array or nested list"

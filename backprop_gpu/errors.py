@@ -87,11 +87,11 @@ class TrainingDiverged(ValueError):
         self.history = history
 
 
-def check_count(name: str, count: object, least: int = 1) -> None:
-    """Raise DomainError unless `count` is a whole number, at least `least`."""
-    whole = isinstance(count, Integral) and not isinstance(count, bool)
-    if not whole or int(count) < least:  # type: ignore[call-overload]
+def check_count(name: str, count: object, least: int = 1) -> int:
+    """Return `count` as an int; raise DomainError unless it is whole and at least `least`."""
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
         raise DomainError(f"{name} is {count!r}; expected a whole number, {least} or above")
+    return int(count)
 
 
 def check_positive(name: str, value: object) -> None:

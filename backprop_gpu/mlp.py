@@ -18,7 +18,7 @@ from backprop_gpu.arrays import (
     on_gpu,
 )
 from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.errors import DomainError, ShapeError
+from backprop_gpu.errors import ShapeError, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
@@ -82,7 +82,7 @@ class MLP:
         self.layer_sizes = _checked_sizes(layer_sizes)
         entries = _checked_activations(activations, len(self.layer_sizes) - 1)
         self.dtype = float_dtype(dtype)
-        rng = _generator(seed)
+        rng = np.random.default_rng(check_count("seed", seed, least=0))
         shapes = self._weight_shapes()
         weights = [
             initial_weights(initializer or g.initializer, *shape, rng)
@@ -361,9 +361,3 @@ def _checked_activations(
             "input"
         )
     return [find_activation(entry) for entry in activations]
-
-
-def _generator(seed: int) -> np.random.Generator:
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise DomainError(f"seed is {seed!r}; expected a whole number, 0 or above")
-    return np.random.default_rng(seed)

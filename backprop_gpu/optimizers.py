@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Protocol
 
 from backprop_gpu.arrays import Array, ArrayModule
@@ -207,7 +208,7 @@ def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     """Return the learning rate after so many epochs, which a schedule may name in fractions."""
     rate = optimizer.learning_rate
     value = rate(epochs) if callable(rate) else rate
-    if not math.isfinite(value) or value < 0:
+    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise DomainError(f"the schedule {rate!r} gave the learning rate {value!r} at {epochs:g}")
     return float(value)
 

@@ -8,14 +8,18 @@ from typing import NoReturn
 
 import numpy as np
 
-from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
 from backprop_gpu.errors import TrainingDiverged
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace, feed_forward, first_rows, propagate_back
 from backprop_gpu.optimizers import Optimizer, learning_rate_at
+from backprop_gpu.per_sample import clip_samples
 from backprop_gpu.shuffle import shuffled
+
+Clip = Callable[[Trace, Gradients], None]
 
 
 class Steps:
@@ -30,7 +34,7 @@ class Steps:
         optimizer: Optimizer,
         batch_size: int,
         seed: int | None,
-        clip: Callable[[Array], None],
+        clip: Clip,
     ) -> None:
         self.net, self.x, self.y, self.loss, self.optimizer = net, x, y, loss, optimizer
         self.batch_size, self.seed, self.clip = batch_size, seed, clip
@@ -80,11 +84,12 @@ class Steps:
                     if not math.isfinite(C[0]):
                         self._report(losses[:row], rates, epochs, history)
                         self._give_up(epoch, self._first_bad_layer(trace), history)
-                    if i == 0:
+                    if i == 0 and math.isfinite(net.parameters.sum()):
                         self.good[...] = net.parameters
                 rate = learning_rate_at(self.optimizer, epoch + i / len(self.batches))
                 if i == 0:
                     rates.append(rate)
+                self.clip(trace, gradients)
                 self._update(gradients, rate)
         self._report(losses, rates, epochs, history)
 
@@ -92,11 +97,11 @@ class Steps:
         self, losses: Array, rates: Sequence[float], epochs: range, history: History
     ) -> None:
         """Read the losses of some epochs and append them to the history."""
-        means = self.net.backend.to_numpy(losses).astype(np.float64) @ self.shares
-        for epoch, mean, rate in zip(epochs, means, rates, strict=False):
-            if not math.isfinite(mean):
+        shares = self.net.backend.to_numpy(losses).astype(np.float64) * self.shares
+        for epoch, row, rate in zip(epochs, shares, rates, strict=False):
+            if not np.isfinite(row).all():
                 self._give_up(epoch, None, history)
-            history.loss.append(float(mean))
+            history.loss.append(math.fsum(row))
             history.learning_rate.append(rate)
 
     def check_last_update(self, history: History) -> None:
@@ -122,7 +127,6 @@ class Steps:
     def _update(self, gradients: Gradients, rate: float) -> None:
         flat, parameters = gradients.flat, self.net.parameters
         self.step += 1
-        self.clip(flat)
         self.net.backend.update(
             self.optimizer, parameters, flat, self.state, rate, self.step, self.decayed
         )
@@ -148,16 +152,20 @@ class Steps:
 
 
 def clipping(
-    xp: ArrayModule, clip_norm: float | None, clip_value: float | None
-) -> Callable[[Array], None]:
-    """Return what clips a flat gradient in place, without reading anything back."""
+    backend: Backend, norm: float | None, value: float | None, sample_norm: float | None
+) -> Clip:
+    """Return what clips gradients in place, without reading anything back."""
+    xp = backend.xp
 
-    def clip(flat: Array) -> None:
-        if clip_value is not None:
-            xp.clip(flat, -clip_value, clip_value, out=flat)
-        if clip_norm is not None:
+    def clip(trace: Trace, gradients: Gradients) -> None:
+        flat = gradients.flat
+        if sample_norm is not None:
+            clip_samples(backend, trace, gradients, sample_norm)
+        if value is not None:
+            xp.clip(flat, -value, value, out=flat)
+        if norm is not None:
             peak = xp.maximum(xp.abs(flat).max(), np.finfo(flat.dtype).tiny)
             scaled = flat / peak  # the square of a large entry would overflow
-            flat *= xp.minimum(clip_norm / peak / xp.sqrt(xp.dot(scaled, scaled)), 1)
+            flat *= xp.minimum(norm / peak / xp.sqrt(xp.dot(scaled, scaled)), 1)
 
     return clip

@@ -42,6 +42,7 @@ def train(
     early_stopping: EarlyStopping | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
+    clip_sample_norm: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
 ) -> History:
@@ -73,6 +74,9 @@ def train(
         Scale the gradient of all parameters together to at most this Euclidean norm.
     clip_value : float, optional
         Clip every entry of the gradient to at most this magnitude.
+    clip_sample_norm : float, optional
+        Scale every sample's own gradient to at most this norm before they are averaged, so that
+        no single sample moves the network far.
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch; returning True stops the training.
     progress : bool
@@ -94,11 +98,15 @@ def train(
     optimizer = SGD() if optimizer is None else optimizer
     if isinstance(optimizer, type) or not hasattr(optimizer, "update"):
         raise DomainError(f"optimizer is {optimizer!r}; expected one like SGD(learning_rate=0.01)")
-    check_count("epochs", epochs, least=0)
-    check_count("seed", seed, least=0)
+    epochs = check_count("epochs", epochs, least=0)
+    seed = check_count("seed", seed, least=0)
     if batch_size is not None:
-        check_count("batch_size", batch_size)
-    for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        batch_size = check_count("batch_size", batch_size)
+    for name, limit in (
+        ("clip_norm", clip_norm),
+        ("clip_value", clip_value),
+        ("clip_sample_norm", clip_sample_norm),
+    ):
         if limit is not None:
             check_positive(name, limit)
     x, y = net.check_data(x, y, entry)
@@ -106,7 +114,7 @@ def train(
 
     batch_size = min(batch_size or len(x), len(x))
     order_seed = seed if shuffle and batch_size < len(x) else None
-    clip = clipping(net.backend.xp, clip_norm, clip_value)
+    clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
 
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History()

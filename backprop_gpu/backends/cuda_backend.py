@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from backprop_gpu import kernels
-from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -75,6 +75,8 @@ class CudaBackend:
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         with self.computing():
+            if on_gpu(values) and not hasattr(values, "__cuda_array_interface__"):
+                values = self.xp.from_dlpack(values)
             return self.xp.ascontiguousarray(self.xp.asarray(values), dtype=dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
