@@ -215,7 +215,16 @@ def register_activation(activation: Activation) -> Activation:
     known = ACTIVATIONS.get(activation.name)
     if known is not None:
         raise DomainError(f"an activation named {activation.name!r} exists; choose another name")
-    ACTIVATIONS[activation.name] = lambda: activation
+
+    def build(**parameters: float) -> Activation:
+        if parameters and parameters != dict(activation.parameters):
+            raise DomainError(
+                f"the activation {activation.name!r} is registered with the parameters "
+                f"{dict(activation.parameters)}, not {parameters}"
+            )
+        return activation
+
+    ACTIVATIONS[activation.name] = build
     return activation
 
 

@@ -24,7 +24,7 @@ DLPACK_CUDA = 2  # kDLCUDA of DLPack's device types
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return `dtype` as a NumPy dtype; only float32 and float64 are computed with."""
     for known in DTYPES:
-        with suppress(TypeError):
+        with suppress(TypeError, ValueError, SyntaxError):
             if dtype is not None and np.dtype(dtype) == known:
                 return np.dtype(known)
     raise DtypeError(f"dtype is {dtype!r}; it has to be 'float32' or 'float64'")
@@ -49,8 +49,15 @@ def numeric(values: Any, name: str) -> Array:
         array, dtype = values, values.dtype
         kind = "c" if "complex" in str(dtype) else "f"
     else:
-        if np.ma.is_masked(values):
+        if np.ma.is_masked(values) or (
+            isinstance(values, list | tuple) and any(np.ma.is_masked(row) for row in values)
+        ):
             raise DtypeError(f"{name} has masked entries; fill or drop them first")
+        if hasattr(values, "toarray"):
+            raise DtypeError(
+                f"{name} is a sparse matrix ({type(values).__name__}); expected a dense one: "
+                f"{name}.toarray()"
+            )
         try:
             only_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
             array = np.from_dlpack(values) if only_dlpack else np.asarray(values)
@@ -102,8 +109,10 @@ def as_matrix(
     if shape[0] == 0:
         raise ShapeError(f"{name} has shape {shape}: no samples; at least one is needed")
     if shape[1] != columns:
+        turned = f"; if samples are its columns, give {name}.T" if shape[0] == columns else ""
         raise ShapeError(
             f"{name} has shape {shape}; expected (samples, {columns}): one column per {meaning}"
+            + turned
         )
     matrix = backend.asarray(array, dtype)
     check_finite(matrix, name, backend.xp)

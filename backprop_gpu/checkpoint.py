@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.activations import find_activation
-from backprop_gpu.backends import Backend
-from backprop_gpu.errors import FileFormatError, MissingExtraError
+from backprop_gpu.arrays import numeric
+from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.errors import (
+    DtypeError,
+    FileFormatError,
+    MissingExtraError,
+    ShapeError,
+    UnknownNameError,
+)
+from backprop_gpu.files import write_atomically
 from backprop_gpu.mlp import MLP
 
 FORMAT = "backprop_gpu/1"
+EXTRA = "extra."
 
 
 @dataclass(frozen=True)
@@ -76,16 +84,27 @@ def save(
     for i, (W, b, _) in enumerate(net.layers):
         values[f"{2 * i}.weight"] = np.ascontiguousarray(to_numpy(W))
         values[f"{2 * i}.bias"] = np.ascontiguousarray(to_numpy(b))
+    if arrays is not None and not isinstance(arrays, Mapping):
+        raise DtypeError(f"arrays is {arrays!r:.80}; expected a dict of arrays")
     for name, array in (arrays or {}).items():
-        values[f"extra.{name}"] = np.ascontiguousarray(array)
+        values[EXTRA + name] = np.asarray(numeric(array, f"arrays[{name!r}]"), order="C")
     metadata = {
         "format": FORMAT,
         "layer_sizes": json.dumps(net.layer_sizes),
         "activations": json.dumps([[g.name, dict(g.parameters)] for g in net.activations]),
         "dtype": net.dtype.name,
-        "notes": json.dumps(dict(notes or {})),
+        "notes": _as_json({} if notes is None else notes),
     }
     write_atomically(Path(path), tensors.numpy.save(values, metadata))
+
+
+def _as_json(notes: Mapping[str, Any]) -> str:
+    if not isinstance(notes, Mapping):
+        raise DtypeError(f"notes is {notes!r:.80}; expected a dict of what JSON can hold")
+    try:
+        return json.dumps(dict(notes))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DtypeError(f"notes holds what JSON can't ({error}); arrays go into arrays") from error
 
 
 def load(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> MLP:
@@ -105,85 +124,61 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
     """
     tensors = _safetensors()
     path = Path(path)
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise FileFormatError(f"{path} {what}; expected a network that save() wrote")
     try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise FileFormatError(f"{path} {what}; expected a network that save() wrote")
         with tensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, tensors.SafetensorError, ValueError, TypeError) as error:
+    except FileFormatError:
+        raise
+    except Exception as error:  # whatever the library that reads it raises
         raise FileFormatError(
-            f"{path} can't be read as a safetensors file ({error}); it is torn or something else"
+            f"{path} can't be read as a safetensors file ({error!s:.200}); it is torn, or "
+            "something else"
         ) from error
     if metadata.get("format") != FORMAT:
         raise FileFormatError(
-            f"{path} says its format is {metadata.get('format')!r}; this version reads {FORMAT!r}"
+            f"{path} says its format is {metadata.get('format')!r:.80}; this version reads "
+            f"{FORMAT!r}"
         )
+    backend, _ = choose_backend(device)
     try:
-        return _assemble(metadata, values, device)
-    except (KeyError, IndexError, AttributeError, json.JSONDecodeError) as error:
-        raise FileFormatError(f"{path} does not describe a network ({error!r})") from error
-    except TypeError as error:
-        raise FileFormatError(f"{path} does not describe a network ({error})") from error
+        return _assemble(metadata, values, backend)
+    except UnknownNameError as error:
+        kind, name, known, _ = error.arguments
+        remedy = f". {path} needs it: call register_activation before load"
+        raise UnknownNameError(kind, name, known, remedy) from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise FileFormatError(
+            f"{path} does not describe a network ({type(error).__name__}: {error!s:.200})"
+        ) from error
 
 
 def _assemble(
-    metadata: Mapping[str, str], values: Mapping[str, NDArray[Any]], device: str | Backend
+    metadata: Mapping[str, str], values: Mapping[str, NDArray[Any]], backend: Backend
 ) -> SavedNetwork:
-    activations = [
-        find_activation(name, parameters)
-        for name, parameters in json.loads(metadata["activations"])
-    ]
     sizes = json.loads(metadata["layer_sizes"])
     shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
     weights = [values[f"{2 * i}.weight"] for i in range(len(shapes))]
     biases = [values[f"{2 * i}.bias"] for i in range(len(shapes))]
     for W, b, shape in zip(weights, biases, shapes, strict=True):
         if W.shape != shape or b.shape != shape[:1]:  # before anything as large is allocated
-            raise FileFormatError(
+            raise ShapeError(
                 f"layer_sizes {sizes} do not fit weights of shape {W.shape} and biases {b.shape}"
             )
-    net = MLP(sizes, activations, device=device, dtype=metadata["dtype"])
-    net.set_parameters(weights, biases)
+    activations = [
+        find_activation(name, parameters)
+        for name, parameters in json.loads(metadata["activations"])
+    ]
     notes = json.loads(metadata["notes"])
-    prefix = "extra."
-    arrays = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    if not isinstance(notes, dict):
+        raise DtypeError("its notes are no dict")
+    net = MLP(sizes, activations, device=backend, dtype=metadata["dtype"])
+    net.set_parameters(weights, biases)
+    arrays = {k.removeprefix(EXTRA): v for k, v in values.items() if k.startswith(EXTRA)}
     return SavedNetwork(net, notes, arrays)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or, whatever happens, as it was before."""
-    if path.exists() and not path.is_file():
-        raise FileFormatError(f"{path} is not a regular file; it is left alone")
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise FileFormatError(f"{path} can't be written: {error}") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except OSError as error:
-        raise FileFormatError(f"{path} can't be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # so that the new name survives a power cut, too
-    finally:
-        os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _safetensors() -> Any:

@@ -5,10 +5,11 @@ Every exception here is a `ValueError` or a `TypeError`: code that catches those
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backprop_gpu.history import History
@@ -30,18 +31,39 @@ class NonFiniteError(ValueError):
     """NaN or infinity in data that was handed in."""
 
 
+FLOAT_MAX = sys.float_info.max
+
+# What other libraries call things: only to suggest the name that is used here.
+ELSEWHERE = {
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "swish": "silu",
+    "mean_squared_error": "mse",
+    "sum_of_squares": "sse",
+    "log_loss": "binary_cross_entropy",
+    "cross_entropy": "categorical_cross_entropy",
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+}
+
+
 class UnknownNameError(ValueError):
     """A name that is in no table."""
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else "choose one of: " + (", ".join(map(repr, known)))
-        )
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+    def __init__(self, kind: str, name: object, known: Iterable[str], remedy: str = "") -> None:
+        self.arguments = (kind, name, tuple(sorted(known)), remedy)
+        ours = {ours: ours for ours in self.arguments[2]}
+        ours |= {theirs: name for theirs, name in ELSEWHERE.items() if name in ours}
+        written = str(getattr(name, "__name__", name)).lower().replace(" ", "_")
+        near = dict.fromkeys(ours[n] for n in get_close_matches(written, ours, n=3, cutoff=0.5))
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        everything = ", ".join(map(repr, self.arguments[2]))
+        super().__init__(f"unknown {kind} {name!r}; {hint}There are: {everything}{remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.arguments
 
 
 class DeviceError(RuntimeError, ValueError):
@@ -56,10 +78,14 @@ class MissingExtraError(ImportError, ValueError):
     """An optional dependency is needed and is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.arguments = (package, extra, purpose)
         super().__init__(
             f"{purpose} needs {package}, which is not installed: "
             f'pip install "backprop-gpu[{extra}]"'
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.arguments
 
 
 class GradientError(ValueError):
@@ -86,6 +112,9 @@ class TrainingDiverged(ValueError):
         self.layer = layer
         self.history = history
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.epoch, self.layer, self.history)
+
 
 def check_count(name: str, count: object, least: int = 1) -> int:
     """Return `count` as an int; raise DomainError unless it is whole and at least `least`."""
@@ -97,5 +126,5 @@ def check_count(name: str, count: object, least: int = 1) -> int:
 def check_positive(name: str, value: object) -> None:
     """Raise DomainError unless `value` is a finite number above 0."""
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]
+    if not number or not 0 < value <= FLOAT_MAX:  # type: ignore[operator]
         raise DomainError(f"{name} is {value!r}; expected a finite number above 0")

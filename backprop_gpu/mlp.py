@@ -18,7 +18,7 @@ from backprop_gpu.arrays import (
     on_gpu,
 )
 from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.errors import ShapeError, check_count
+from backprop_gpu.errors import DtypeError, ShapeError, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
@@ -85,7 +85,7 @@ class MLP:
         rng = np.random.default_rng(check_count("seed", seed, least=0))
         shapes = self._weight_shapes()
         weights = [
-            initial_weights(initializer or g.initializer, *shape, rng)
+            initial_weights(g.initializer if initializer is None else initializer, *shape, rng)
             for g, shape in zip(entries, shapes, strict=True)
         ]
         self.backend, self.device_reason = choose_backend(device)
@@ -149,6 +149,8 @@ class MLP:
             ("weights", weights, self.weights),
             ("biases", biases, self.biases),
         ):
+            if not hasattr(given, "__len__"):
+                raise DtypeError(f"{name} is {given!r}; expected a list of {len(own)} arrays")
             if len(given) != len(own):
                 raise ShapeError(f"{len(given)} {name} given; the network has {len(own)} layers")
             for i, (values, target) in enumerate(zip(given, own, strict=True)):
@@ -217,6 +219,13 @@ class MLP:
             New arrays on the network's device; of C, the average over the batch.
         """
         entry = self.check_loss(loss)
+        if not isinstance(trace, Trace):
+            raise DtypeError(f"trace is {trace!r}; expected what forward(x) returned")
+        widths = tuple(a.shape[1] for a in trace.a)
+        if widths != self.layer_sizes:
+            raise ShapeError(
+                f"the trace is of layers {widths}; this network's are {self.layer_sizes}"
+            )
         y = self._targets(y, entry)
         check_same_rows(trace.a[0], y, "the trace's x")
         out = self.new_gradients(len(y), input_gradient=input_gradient)
@@ -272,6 +281,12 @@ class MLP:
         x, y = self._inputs(x, f"x{suffix}"), self._targets(y, loss, f"y{suffix}")
         check_same_rows(x, y, f"x{suffix}", f"y{suffix}")
         return x, y
+
+    def check_parameters(self) -> None:
+        """Raise NonFiniteError, naming the first weight or bias that is NaN or infinite."""
+        for i, layer in enumerate(self.layers):
+            check_finite(layer.W, f"weights[{i}]", self.backend.xp)
+            check_finite(layer.b, f"biases[{i}]", self.backend.xp)
 
     def new_trace(self, x: Array, *, keep_z: Sequence[bool] | None = None) -> Trace:
         """Allocate a trace for x. Where `keep_z` is False, z and a of a layer share memory."""
@@ -335,7 +350,10 @@ def _rebuilt(
 
 
 def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(layer_sizes) if isinstance(layer_sizes, Sequence | np.ndarray) else ()
+    listed = (
+        isinstance(layer_sizes, list | tuple | range | np.ndarray) and np.ndim(layer_sizes) == 1
+    )
+    sizes = tuple(layer_sizes) if listed else ()
     whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in sizes)
     if len(sizes) < 2 or not whole or any(s < 1 for s in sizes):
         raise ShapeError(
@@ -355,6 +373,8 @@ def _checked_activations(
             f"activations is {str(activations)!r}; expected a list of {count}, one for every "
             f"layer but the input, for example {[str(activations)] * count}"
         )
+    if not hasattr(activations, "__len__"):
+        raise DtypeError(f"activations is {activations!r}; expected a list of {count} names")
     if len(activations) != count:
         raise ShapeError(
             f"{len(activations)} activations given; expected {count}, one for every layer but the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError, check_count
@@ -32,7 +33,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         check_count("patience", self.patience)
-        if not 0 <= self.min_delta < math.inf:
+        if not isinstance(self.min_delta, Real) or not 0 <= self.min_delta < math.inf:
             raise DomainError(f"min_delta is {self.min_delta!r}; expected 0 or a number above it")
 
 

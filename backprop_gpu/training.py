@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.errors import DomainError, MissingExtraError, check_count, check_positive
+from backprop_gpu.errors import (
+    DomainError,
+    DtypeError,
+    MissingExtraError,
+    check_count,
+    check_positive,
+)
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -94,21 +100,24 @@ def train(
     ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
         Before anything is changed.
     """
+    if not isinstance(net, MLP):
+        raise DtypeError(f"net is {net!r}; expected an MLP")
     entry = net.check_loss(loss)
     optimizer = SGD() if optimizer is None else optimizer
-    if isinstance(optimizer, type) or not hasattr(optimizer, "update"):
-        raise DomainError(f"optimizer is {optimizer!r}; expected one like SGD(learning_rate=0.01)")
     epochs = check_count("epochs", epochs, least=0)
     seed = check_count("seed", seed, least=0)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
-    for name, limit in (
-        ("clip_norm", clip_norm),
-        ("clip_value", clip_value),
-        ("clip_sample_norm", clip_sample_norm),
-    ):
+    limits = {
+        "clip_norm": clip_norm,
+        "clip_value": clip_value,
+        "clip_sample_norm": clip_sample_norm,
+    }
+    for name, limit in limits.items():
         if limit is not None:
             check_positive(name, limit)
+    _check_helpers(optimizer, validation, early_stopping, callbacks)
+    net.check_parameters()
     x, y = net.check_data(x, y, entry)
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
 
@@ -163,19 +172,33 @@ class _Watch:
             watched_loss = validation_loss = self.net.checked_loss(*self.held_out, self.loss)
             history.validation_loss.append(validation_loss)
         epoch = Epoch(number, loss, validation_loss, history.learning_rate[-1], self.net)
-        if any([callback(epoch) for callback in self.callbacks]):  # all are called
-            history.stopped_by = "callback"
-            return True
         if self.best is not None and self.best.is_too_old(number, watched_loss):
             history.stopped_by = "early stopping"
-            return True
-        return False
+        if any([callback(epoch) for callback in self.callbacks]):  # all are called
+            history.stopped_by = "callback"
+        return history.stopped_by != "epochs"
 
     def finish(self, history: History) -> None:
         """Give the network its best parameters back, if early stopping says so."""
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
             self.best.restore()
+
+
+def _check_helpers(
+    optimizer: object, validation: object, early_stopping: object, callbacks: Any
+) -> None:
+    if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
+        raise DomainError(f"optimizer is {optimizer!r}; expected one like SGD(learning_rate=0.01)")
+    if validation is not None and not (
+        isinstance(validation, tuple | list) and len(validation) == 2
+    ):
+        raise DomainError(f"validation is {validation!r:.80}; expected a pair (x, y)")
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        raise DomainError(f"early_stopping is {early_stopping!r}; expected EarlyStopping(...)")
+    listed = isinstance(callbacks, list | tuple)
+    if not listed or not all(callable(callback) for callback in callbacks):
+        raise DomainError(f"callbacks is {callbacks!r}; expected a list of functions of an Epoch")
 
 
 @contextmanager

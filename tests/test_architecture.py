@@ -12,15 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own row and from those below it.
 LAYERS = (
-    {"__main__", "cli", "benchmark"},
+    {"__main__", "cli", "cli_parts", "demo", "benchmark"},
+    {"workflow", "report", "preparation", "tables", "columns"},
     {"__init__"},
     {"estimators"},
-    {"training", "stopping", "checkpoint", "explain", "gradient_check", "textbook"},
+    {"training", "steps", "stopping", "history", "checkpoint", "gradient_check", "textbook", "per_sample"},
+    {"mlp"},
     {"network"},
     {"activations", "losses", "optimizers", "schedules", "initializers"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "registry", "shuffle"},
+    {"errors", "arrays", "files", "shuffle", "special"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {"click", "cupy", "matplotlib", "pyarrow", "safetensors", "scipy", "sklearn", "tqdm"}

@@ -25,7 +25,9 @@ def choose_backend(device: str | Backend) -> tuple[Backend, str]:
         If a GPU was asked for and none can be used: with the reason and the remedy.
     """
     if not isinstance(device, str):
-        return device, "given as a backend"
+        if hasattr(device, "gemm"):
+            return device, "given as a backend"
+        raise DeviceError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device == "cpu":
         return NumpyBackend(), "device='cpu' was asked for"
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)

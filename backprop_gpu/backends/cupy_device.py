@@ -33,6 +33,8 @@ def unusable(index: int = 0) -> str | None:
         count = runtime.getDeviceCount()
     except Exception as error:
         return f"CUDA finds no GPU ({_short(error)}); an NVIDIA GPU and its driver are needed"
+    if count == 0:
+        return "CUDA finds no GPU; an NVIDIA GPU and its driver are needed"
     if index >= count:
         return f"there is no CUDA device {index}; the last of {count} is cuda:{count - 1}"
     try:
