@@ -227,7 +227,7 @@ class _Reference:
             curvature = abs(fourth_order - second_order) / 10
             # Of a square e^2, rounding leaves e * eps in doubt, not e^2 * eps.
             largest = max(map(abs, C))
-            rounding = 4e-14 * (largest + math.sqrt(largest)) / step
+            rounding = 1e-13 * (largest + math.sqrt(largest)) / step
             if curvature + rounding < uncertainty:
                 best, uncertainty = fourth_order, curvature + rounding
             if uncertainty <= enough:
