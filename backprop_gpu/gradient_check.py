@@ -216,22 +216,27 @@ class _Reference:
         Steps are tried from the longest to the shortest, until the uncertainty is `enough`.
         """
         best, uncertainty = 0.0, np.inf
+        longer: tuple[float, float] | None = None
         for step in STEPS:
             C, sides = zip(
                 *(self(layer, term, k * step * direction) for k in (-2, -1, 1, 2)), strict=True
             )
             if not np.isfinite(C).all() or not all(_same(side, sides[0]) for side in sides[1:]):
                 continue
-            second_order = (C[2] - C[1]) / (2 * step)
-            fourth_order = (4 * second_order - (C[3] - C[0]) / (4 * step)) / 3
-            curvature = abs(fourth_order - second_order) / 10
+            estimate = (8 * (C[2] - C[1]) - (C[3] - C[0])) / (12 * step)
             # Of a square e^2, rounding leaves e * eps in doubt, not e^2 * eps.
             largest = max(map(abs, C))
-            rounding = 1e-13 * (largest + math.sqrt(largest)) / step
-            if curvature + rounding < uncertainty:
-                best, uncertainty = fourth_order, curvature + rounding
+            rounding = 4e-14 * (largest + math.sqrt(largest)) / step
+            # What the next shorter step makes of it is how far curvature misled the longer one.
+            candidates = [(estimate, rounding)] if step == STEPS[-1] else []
+            if longer is not None:
+                candidates.append((longer[0], longer[1] + abs(longer[0] - estimate)))
+            for value, doubt in candidates:
+                if doubt < uncertainty:
+                    best, uncertainty = value, doubt
             if uncertainty <= enough:
                 break
+            longer = estimate, rounding
         return best, uncertainty
 
 

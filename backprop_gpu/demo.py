@@ -1,0 +1,224 @@
+"""The demonstration: the textbook network, then real handwritten digits, then a picture of both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import backprop_gpu as bp
+from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.errors import MissingExtraError
+from backprop_gpu.files import write_atomically
+from backprop_gpu.report import aligned
+
+TEXTBOOK_EPOCHS = 10_000
+DIGIT_EPOCHS = 60
+LEAK = 0.1
+BLUE, ORANGE = "#1f6fb2", "#d1652a"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What came of one of the two networks.
+
+    Attributes
+    ----------
+    name : str
+    net : MLP
+    history : History
+    before, after : float
+        The loss of the training data before training and after it.
+    right : float or None
+        The share of the test samples that are classified right.
+    """
+
+    name: str
+    net: bp.MLP
+    history: bp.History
+    before: float
+    after: float
+    right: float | None = None
+
+
+def run_demo(
+    device: str = "auto",
+    picture: Path = Path("backprop_gpu_demo.png"),
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], object] = print,
+) -> list[Task]:
+    """Train both networks, say how it goes, and save their loss curves.
+
+    Parameters
+    ----------
+    device : str
+        As for `MLP`.
+    picture : Path
+        Where the loss curves go, as a PNG.
+    seed : int
+        Decides the digits' test split, the initial weights and the batches.
+    progress : bool
+        Whether to show progress bars.
+    say : callable
+        Is given the lines to print.
+
+    Returns
+    -------
+    list of Task
+        The textbook network, and the digits.
+    """
+    check_installed()
+    backend, reason = choose_backend(device)
+    say(f"Device: {backend.device} ({reason})\n")
+    with one_thread():
+        tasks = [learn_textbook(backend, progress, say), learn_digits(backend, seed, progress, say)]
+    say(_summary(tasks))
+    write_atomically(picture, draw(tasks))
+    say(f"\nThe loss curves are in {picture}")
+    return tasks
+
+
+def check_installed() -> None:
+    """Raise MissingExtraError, before an hour has passed, if an extra is missing."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "sklearn", "the demo's digits") from error
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot", "the demo's picture") from error
+
+
+def one_thread() -> Any:
+    """Return a context in which the CPU's matrix products, all small here, take one thread.
+
+    They are faster so, by far where other programs keep the machine busy.
+    """
+    from threadpoolctl import threadpool_limits  # which scikit-learn is built on
+
+    return threadpool_limits(1, user_api="blas")
+
+
+def learn_textbook(backend: Backend, progress: bool, say: Callable[[str], object]) -> Task:
+    """Feed forward, train, feed forward again, and compare with what is desired."""
+    net, x, y = bp.textbook(device=backend)
+    say(f"1. The textbook network: one sample, mean squared error, {net!r}")
+    predicted_before, before = net(x), net.loss(x, y)
+    say(f"Loss before training: {before:.6g}")
+    optimizer = bp.SGD(learning_rate=0.01)
+    history = bp.train(net, x, y, optimizer=optimizer, epochs=TEXTBOOK_EPOCHS, progress=progress)
+    predicted, after = net(x), net.loss(x, y)
+    say(f"Loss after {len(history.loss):,} epochs: {after:.6g}\n")
+    values = zip(predicted_before[0], predicted[0], y[0], strict=True)
+    rows = [[str(j), *(f"{value:.8f}" for value in row)] for j, row in enumerate(values)]
+    say(aligned(rows, ["output", "before", "predicted", "true"]) + "\n")
+    return Task("textbook", net, history, before, after)
+
+
+def learn_digits(backend: Backend, seed: int, progress: bool, say: Callable[[str], object]) -> Task:
+    """Learn to read digits from four fifths of them, and read the others."""
+    x, y, x_test, y_test = load_digits(seed)
+    net = bp.MLP(
+        [64, 256, 128, 10],
+        activations=[bp.LeakyReLU(LEAK), bp.LeakyReLU(LEAK), "sigmoid"],
+        device=backend,
+        seed=seed,
+    )
+    targets = bp.one_hot(y, 10)
+    before = net.loss(x, targets)
+    say(f"2. Handwritten digits, 8x8: {len(x):,} to learn from, {len(x_test)} to be tested on")
+    say(f"{net!r}, batches of 32, Adam\nLoss before training: {before:.6g}")
+    history = bp.train(
+        net,
+        x,
+        targets,
+        optimizer=bp.Adam(bp.CosineDecay(0.002, epochs=DIGIT_EPOCHS)),
+        epochs=DIGIT_EPOCHS,
+        batch_size=32,
+        seed=seed,
+        validation=(x_test, bp.one_hot(y_test, 10)),  # drawn, and of no influence
+        progress=progress,
+    )
+    right = net(x_test).argmax(axis=1) == y_test
+    after = net.loss(x, targets)
+    say(f"Loss after {len(history.loss)} epochs: {after:.6g}")
+    say(f"Right: {right.sum()} of the {len(right)} digits never seen before ({right.mean():.1%})\n")
+    return Task("digits", net, history, before, after, float(right.mean()))
+
+
+def load_digits(seed: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return x and labels to learn from, and x and labels of a fifth of every digit to test on."""
+    from sklearn.datasets import load_digits as load
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(
+        pixels / 16, labels, test_size=0.2, stratify=labels, random_state=seed
+    )
+    return x, y, x_test, y_test
+
+
+def _summary(tasks: list[Task]) -> str:
+    heading = ["task", "network", "device", "epochs", "seconds", "loss before", "after", "right"]
+    rows = [
+        [
+            task.name,
+            "-".join(map(str, task.net.layer_sizes)),
+            task.net.device,
+            f"{len(task.history.loss):,}",
+            f"{task.history.seconds:.2f}",
+            f"{task.before:.3g}",
+            f"{task.after:.3g}",
+            "-" if task.right is None else f"{task.right:.1%}",
+        ]
+        for task in tasks
+    ]
+    return aligned(rows, heading)
+
+
+def draw(tasks: list[Task]) -> bytes:
+    """Return a PNG of the loss curves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(tasks))
+    for panel, task in zip(panels, tasks, strict=True):
+        _draw_curves(panel, task)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _draw_curves(panel: Any, task: Task) -> None:
+    history = task.history
+    curves = (("training", history.loss, BLUE), ("test", history.validation_loss, ORANGE))
+    for label, losses, colour in curves:
+        if losses:
+            epochs = np.arange(1, len(losses) + 1)
+            panel.plot(epochs, losses, color=colour, linewidth=2, label=label)
+            panel.annotate(
+                f"{losses[-1]:.2g}",
+                (epochs[-1], losses[-1]),
+                xytext=(6, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
+            )
+    sizes = "-".join(map(str, task.net.layer_sizes))
+    result = "" if task.right is None else f": {task.right:.1%} of the test digits right"
+    panel.set_title(f"{task.name}, {sizes}{result}", loc="left", fontsize=11)
+    panel.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.margins(x=0.02)
+    panel.grid(which="major", color="#dddddd", linewidth=0.8)
+    panel.spines[["top", "right"]].set_visible(False)
+    if history.validation_loss:
+        panel.legend(frameon=False)
