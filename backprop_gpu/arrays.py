@@ -69,8 +69,8 @@ def numeric(values: Any, name: str) -> Array:
         kind, dtype = array.dtype.kind, array.dtype
     if kind not in "biuf":
         raise DtypeError(
-            f"{name} has dtype {dtype} (from {type(values).__name__}); "
-            "expected real numbers: convert it, for example with .astype('float32')"
+            f"{name} has dtype {dtype} (from {type(values).__name__}); expected real numbers"
+            + ("" if kind == "c" else ": convert it, for example with .astype('float32')")
         )
     return array
 
@@ -105,6 +105,8 @@ def as_matrix(
             remedy = f"; write {name}[None, :] for one sample" + (
                 f" or {name}[:, None] for one column" if columns == 1 else ""
             )
+        elif len(shape) > 2:
+            remedy = f"; write {name}.reshape(len({name}), -1)"
         raise ShapeError(f"{name} has shape {shape}; expected (samples, {columns}){remedy}")
     if shape[0] == 0:
         raise ShapeError(f"{name} has shape {shape}: no samples; at least one is needed")

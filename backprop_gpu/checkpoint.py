@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.activations import find_activation
+from backprop_gpu.activations import ACTIVATIONS, find_activation
 from backprop_gpu.arrays import numeric
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.errors import (
+    DomainError,
     DtypeError,
     FileFormatError,
     MissingExtraError,
@@ -79,6 +80,12 @@ def save(
         If the path can't be written.
     """
     tensors = _safetensors()
+    for g in net.activations:
+        if g.name in ACTIVATIONS and find_activation(g.name, g.parameters) != g:
+            raise DomainError(
+                f"the activation {g.name!r} is not the registered one of this name, which load "
+                "would take for it; give it a name of its own"
+            )
     to_numpy = net.backend.to_numpy
     values = {}
     for i, (W, b, _) in enumerate(net.layers):
@@ -140,8 +147,8 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
         ) from error
     if metadata.get("format") != FORMAT:
         raise FileFormatError(
-            f"{path} says its format is {metadata.get('format')!r:.80}; this version reads "
-            f"{FORMAT!r}"
+            f"{path} was not written by this version's save: its format is "
+            f"{metadata.get('format')!r:.80}, and expected is {FORMAT!r}"
         )
     backend, _ = choose_backend(device)
     try:

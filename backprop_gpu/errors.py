@@ -5,9 +5,10 @@ Every exception here is a `ValueError` or a `TypeError`: code that catches those
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
+from math import isfinite
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,6 @@ class DomainError(ValueError):
 class NonFiniteError(ValueError):
     """NaN or infinity in data that was handed in."""
 
-
-FLOAT_MAX = sys.float_info.max
 
 # What other libraries call things: only to suggest the name that is used here.
 ELSEWHERE = {
@@ -123,8 +122,29 @@ def check_count(name: str, count: object, least: int = 1) -> int:
     return int(count)
 
 
-def check_positive(name: str, value: object) -> None:
-    """Raise DomainError unless `value` is a finite number above 0."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < value <= FLOAT_MAX:  # type: ignore[operator]
-        raise DomainError(f"{name} is {value!r}; expected a finite number above 0")
+def check_number(name: str, value: object, expected: str) -> float:
+    """Return `value` as a finite float; raise DomainError, saying what is expected."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+            if isfinite(number):
+                return number
+    raise DomainError(f"{name} is {value!r}; expected {expected}")
+
+
+def check_positive(name: str, value: object) -> float:
+    """Return `value` as a float; raise DomainError unless it is finite and above 0."""
+    expected = "a finite number above 0"
+    number = check_number(name, value, expected)
+    if number <= 0:
+        raise DomainError(f"{name} is {value!r}; expected {expected}")
+    return number
+
+
+def check_not_negative(name: str, value: object) -> float:
+    """Return `value` as a float; raise DomainError unless it is finite and 0 or above."""
+    expected = "0 or a finite number above it"
+    number = check_number(name, value, expected)
+    if number < 0:
+        raise DomainError(f"{name} is {value!r}; expected {expected}")
+    return number

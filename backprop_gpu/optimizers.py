@@ -14,7 +14,12 @@ from numbers import Real
 from typing import ClassVar, Protocol
 
 from backprop_gpu.arrays import Array, ArrayModule
-from backprop_gpu.errors import DomainError, check_positive
+from backprop_gpu.errors import (
+    DomainError,
+    check_not_negative,
+    check_number,
+    check_positive,
+)
 from backprop_gpu.schedules import Schedule
 
 
@@ -79,8 +84,8 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rates(self.learning_rate, self.weight_decay)
-        _check_fraction(momentum=self.momentum)
+        _check_rates(self)
+        _check_fractions(self, "momentum")
         if self.nesterov and self.momentum == 0:
             raise DomainError("nesterov=True looks ahead along the momentum, and momentum is 0")
 
@@ -149,9 +154,9 @@ class Adam:
     decoupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_rates(self.learning_rate, self.weight_decay)
-        _check_fraction(beta1=self.beta1, beta2=self.beta2)
-        check_positive("epsilon", self.epsilon)
+        _check_rates(self)
+        _check_fractions(self, "beta1", "beta2")
+        object.__setattr__(self, "epsilon", check_positive("epsilon", self.epsilon))
 
     @property
     def cuda(self) -> str:
@@ -213,14 +218,20 @@ def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     return float(value)
 
 
-def _check_rates(learning_rate: float | Schedule, weight_decay: float) -> None:
-    if not callable(learning_rate):
-        check_positive("learning_rate", learning_rate)
-    if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
-        raise DomainError(f"weight_decay is {weight_decay!r}; expected 0 or a number above it")
+def _check_rates(optimizer: SGD | Adam) -> None:
+    rate = optimizer.learning_rate
+    if isinstance(rate, type):
+        raise DomainError(f"learning_rate is the class {rate.__name__}; expected an object of it")
+    if not callable(rate):
+        object.__setattr__(optimizer, "learning_rate", check_positive("learning_rate", rate))
+    decay = check_not_negative("weight_decay", optimizer.weight_decay)
+    object.__setattr__(optimizer, "weight_decay", decay)
 
 
-def _check_fraction(**values: float) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not 0 <= value < 1:
-            raise DomainError(f"{name} is {value!r}; expected a number from 0 to below 1")
+def _check_fractions(optimizer: SGD | Adam, *names: str) -> None:
+    for name in names:
+        expected = "a number from 0 to below 1"
+        value = check_number(name, getattr(optimizer, name), expected)
+        if not 0 <= value < 1:
+            raise DomainError(f"{name} is {value!r}; expected {expected}")
+        object.__setattr__(optimizer, name, value)  # a plain float, which CUDA can read, too

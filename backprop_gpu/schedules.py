@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from backprop_gpu.errors import DomainError, check_positive
+from backprop_gpu.errors import DomainError, check_not_negative, check_positive
 
 Schedule: TypeAlias = Callable[[float], float]
 
@@ -74,7 +74,7 @@ class CosineDecay:
     def __post_init__(self) -> None:
         check_positive("learning_rate", self.learning_rate)
         check_positive("epochs", self.epochs)
-        if not 0 <= self.final <= self.learning_rate:
+        if check_not_negative("final", self.final) > self.learning_rate:
             raise DomainError(f"final is {self.final!r}; expected 0 to {self.learning_rate!r}")
 
     def __call__(self, epochs: float) -> float:

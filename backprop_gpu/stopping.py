@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.errors import DomainError, check_count
+from backprop_gpu.errors import check_count, check_not_negative
 from backprop_gpu.mlp import MLP
 
 
@@ -24,7 +23,8 @@ class EarlyStopping:
     min_delta : float
         By how much a new best has to be lower than the last.
     restore_best : bool
-        Whether the network gets back the parameters it had at the end of the best epoch.
+        Whether the network gets back the parameters that had the best loss: those at the end of
+        the best epoch, or at its beginning if the training loss is watched.
     """
 
     patience: int = 10
@@ -33,27 +33,26 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         check_count("patience", self.patience)
-        if not isinstance(self.min_delta, Real) or not 0 <= self.min_delta < math.inf:
-            raise DomainError(f"min_delta is {self.min_delta!r}; expected 0 or a number above it")
+        check_not_negative("min_delta", self.min_delta)
 
 
 class BestEpoch:
     """The best loss so far, when it was, and the parameters that had it."""
 
-    def __init__(self, rule: EarlyStopping, net: MLP) -> None:
-        self.rule, self.net = rule, net
+    def __init__(self, rule: EarlyStopping) -> None:
+        self.rule = rule
         self.loss, self.epoch = math.inf, 0
         self._parameters: Array | None = None
 
-    def is_too_old(self, epoch: int, loss: float) -> bool:
-        """Look at an epoch's loss; return whether patience is at an end."""
+    def is_too_old(self, epoch: int, loss: float, parameters: Array) -> bool:
+        """Look at an epoch's loss and the parameters that had it; return whether to stop."""
         if loss < self.loss - self.rule.min_delta:
             self.loss, self.epoch = loss, epoch
             if self.rule.restore_best:
-                self._parameters = self.net.parameters.copy()
+                self._parameters = parameters.copy()
         return epoch - self.epoch >= self.rule.patience
 
-    def restore(self) -> None:
+    def restore(self, net: MLP) -> None:
         """Give the network its best parameters back, if the rule says so."""
         if self._parameters is not None:
-            self.net.parameters[...] = self._parameters
+            net.parameters[...] = self._parameters

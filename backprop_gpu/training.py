@@ -137,7 +137,7 @@ def train(
             steps.run(range(epoch, epoch + chunk), history)
             advance(chunk, history.loss[-1])
             epoch += chunk
-            if watch.wants_to_stop(history):
+            if watch.wants_to_stop(history, steps.good):
                 break
             if not watch.every_epoch and time.perf_counter() - before < CHUNK_SECONDS:
                 chunk *= 2
@@ -159,20 +159,24 @@ class _Watch:
         rule: EarlyStopping | None,
     ) -> None:
         self.net, self.loss, self.held_out, self.callbacks = net, loss, held_out, callbacks
-        self.best = None if rule is None else BestEpoch(rule, net)
+        self.best = None if rule is None else BestEpoch(rule)
         self.every_epoch = held_out is not None or rule is not None or bool(callbacks)
 
-    def wants_to_stop(self, history: History) -> bool:
-        """Look at the epoch that has just ended; write down why training stops, if it does."""
+    def wants_to_stop(self, history: History, at_start: Array) -> bool:
+        """Look at the epoch that has just ended; write down why training stops, if it does.
+
+        `at_start` are the parameters that the epoch began with.
+        """
         if not self.every_epoch:
             return False
         number, loss = len(history.loss) - 1, history.loss[-1]
-        watched_loss, validation_loss = loss, None
+        watched_loss, parameters, validation_loss = loss, at_start, None
         if self.held_out is not None:
             watched_loss = validation_loss = self.net.checked_loss(*self.held_out, self.loss)
+            parameters = self.net.parameters
             history.validation_loss.append(validation_loss)
         epoch = Epoch(number, loss, validation_loss, history.learning_rate[-1], self.net)
-        if self.best is not None and self.best.is_too_old(number, watched_loss):
+        if self.best is not None and self.best.is_too_old(number, watched_loss, parameters):
             history.stopped_by = "early stopping"
         if any([callback(epoch) for callback in self.callbacks]):  # all are called
             history.stopped_by = "callback"
@@ -182,7 +186,7 @@ class _Watch:
         """Give the network its best parameters back, if early stopping says so."""
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
-            self.best.restore()
+            self.best.restore(self.net)
 
 
 def _check_helpers(
