@@ -59,6 +59,10 @@ def test_before_training(textbook):
     np.testing.assert_allclose(net(x), [y_hat], rtol=0, atol=5e-9)
 
 
+# A GPU's kernels take too long for this on the CPU; test_kernels.py follows them for some steps.
+@pytest.mark.parametrize(
+    "backend", ["numpy", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
 @pytest.mark.parametrize("copies", [1, 4])
 def test_after_10_000_updates(textbook, backend, copies):
     """The average over copies of one sample is that sample's; 4 is as wide as the output."""

@@ -1,0 +1,54 @@
+"""Where and in what a test computes: `backend` and `dtype` run it on each of them.
+
+A backend that is missing here skips its tests, and pytest's summary says why.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from host.backend import emulated_backend
+from host.launcher import unavailable_reason
+
+from backprop_gpu.backends import NumpyBackend
+
+
+def gpu():
+    from backprop_gpu.backends.cupy_device import open_gpu, unusable
+
+    if reason := unusable():
+        pytest.skip(reason)
+    return open_gpu(0)
+
+
+def emulated():
+    """Return the CUDA backend, its kernels running on the CPU."""
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    return emulated_backend()
+
+
+# By name: a function that returns the backend or skips, and the marks of its tests.
+BACKENDS = {
+    "numpy": (NumpyBackend, ()),
+    "emulated": (emulated, ()),
+    "gpu": (gpu, pytest.mark.gpu),
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()])
+def backend(request):
+    make, _ = BACKENDS[request.param]
+    return make()
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was skipped, and why: a line for each reason, not one for each test."""
+    skipped = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in skipped.most_common():
+        terminalreporter.write_line(f"{count} skipped. {reason.removeprefix('Skipped: ')}")
