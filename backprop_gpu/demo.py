@@ -77,8 +77,7 @@ def run_demo(
     check_installed()
     backend, reason = choose_backend(device)
     say(f"Device: {backend.device} ({reason})\n")
-    with one_thread():
-        tasks = [learn_textbook(backend, progress, say), learn_digits(backend, seed, progress, say)]
+    tasks = [learn_textbook(backend, progress, say), learn_digits(backend, seed, progress, say)]
     say(_summary(tasks))
     write_atomically(picture, draw(tasks))
     say(f"\nThe loss curves are in {picture}")
@@ -95,16 +94,6 @@ def check_installed() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot", "the demo's picture") from error
-
-
-def one_thread() -> Any:
-    """Return a context in which the CPU's matrix products, all small here, take one thread.
-
-    They are faster so, by far where other programs keep the machine busy.
-    """
-    from threadpoolctl import threadpool_limits  # which scikit-learn is built on
-
-    return threadpool_limits(1, user_api="blas")
 
 
 def learn_textbook(backend: Backend, progress: bool, say: Callable[[str], object]) -> Task:

@@ -128,7 +128,8 @@ def train(
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History()
     started = time.perf_counter()
-    with net.backend.computing(), _progress_bar(progress, epochs) as advance:
+    flops = 6.0 * batch_size * net.weight_count  # three products, and 2 of each weight and sample
+    with net.backend.computing(flops), _progress_bar(progress, epochs) as advance:
         steps = Steps(net, x, y, entry, optimizer, batch_size, order_seed, clip)
         epoch, chunk = 0, 1
         while epoch < epochs:

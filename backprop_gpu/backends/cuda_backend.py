@@ -10,6 +10,7 @@ them is computed by the entry's array functions, as on the CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -56,7 +57,7 @@ class CudaBackend:
     launcher : Launcher
     device : str
         "cuda:0", ...
-    computing : callable
+    on_device : callable
         Returns a context in which `xp` and `launcher` use this device.
     """
 
@@ -65,13 +66,16 @@ class CudaBackend:
         xp: ArrayModule,
         launcher: Launcher,
         device: str,
-        computing: Callable[[], AbstractContextManager[Any]],
+        on_device: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.xp = xp
-        self.computing = computing
+        self._on_device = on_device
         self.device = device
         self._launcher = launcher
         self._scratch: dict[str, Array] = {}
+
+    def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
+        return self._on_device()
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         with self.computing():

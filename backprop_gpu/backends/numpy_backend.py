@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 TILE = 1 << 16
 
 
+# In a step of fewer FLOPs than this, BLAS's second thread costs more than it saves; on a machine
+# that does other things, too, it costs many times as much, because the threads wait spinning.
+SMALL = 5e7
+
+
+@contextmanager
+def _quietly_on_one_thread() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(np.errstate(all="ignore"))
+        with suppress(ImportError):  # threadpoolctl is optional; without it, BLAS does as it likes
+            from threadpoolctl import threadpool_limits
+
+            stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
+        yield
+
+
 def tiles(array: Array) -> list[slice]:
     """Return slices of rows that hold about TILE entries each."""
     step = max(1, TILE * len(array) // array.size)
@@ -33,8 +50,8 @@ class NumpyBackend:
     device = "cpu"
     xp = np
 
-    def computing(self) -> AbstractContextManager[Any]:
-        return np.errstate(all="ignore")
+    def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
+        return _quietly_on_one_thread() if flops < SMALL else np.errstate(all="ignore")
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         if on_gpu(values):

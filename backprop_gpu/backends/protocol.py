@@ -5,6 +5,7 @@ NumPy's backend is the specification. A test holds every other one to its signat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,8 +35,11 @@ class Backend(Protocol):
     def xp(self) -> ArrayModule:
         """The array module, for what no method here does."""
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """Return a context to compute in: on the right device, infinities arising quietly."""
+    def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
+        """Return a context to compute in: on the right device, infinities arising quietly.
+
+        `flops` is the work of one of many steps; small ones are not worth waking a thread for.
+        """
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         """Bring values to the device, C-contiguous, in dtype; no copy if that is what they are."""
