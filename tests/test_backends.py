@@ -17,7 +17,7 @@ from backprop_gpu.losses import LOSSES
 SIZES = (1, 2, 31, 33, 257, 1025)
 # Every size meets every other, as rows and as columns; the largest are more than a tile.
 MATRICES = [(rows, columns) for rows, columns in product(SIZES, SIZES) if rows * columns < 10**6]
-SOME_MATRICES = [(1, 1), (2, 1), (1, 33), (31, 2), (33, 31), (257, 1025), (1025, 257)]
+SOME_MATRICES = [(1, 1), (2, 1), (1, 33), (31, 2), (33, 31), (257, 33), (1025, 2)]
 EVERY = [*ACTIVATIONS, LeakyReLU(0.0), LeakyReLU(1.5), LeakyReLU(-0.5)]
 
 
@@ -216,7 +216,7 @@ def test_output_delta_of_every_pair(g, loss, backend, dtype):
     check_output(find_activation(g), LOSSES[loss], 33, 5, backend, dtype)
 
 
-@pytest.mark.parametrize(("rows", "columns"), SOME_MATRICES)
+@pytest.mark.parametrize(("rows", "columns"), [*SOME_MATRICES, (257, 1025)])
 @pytest.mark.parametrize(
     ("g", "loss"),
     [

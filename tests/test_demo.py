@@ -58,8 +58,7 @@ def test_the_real_thing(tmp_path, capsys):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_other_splits_and_weights_do_as_well(seed, monkeypatch):
     monkeypatch.setattr(demo, "DIGIT_EPOCHS", 30)
-    with demo.one_thread():
-        task = demo.learn_digits(NumpyBackend(), seed, False, lambda text: None)
+    task = demo.learn_digits(NumpyBackend(), seed, False, lambda text: None)
     assert task.right >= 0.96
 
 
