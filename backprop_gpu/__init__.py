@@ -15,6 +15,14 @@ from backprop_gpu.errors import (
     TrainingDiverged,
     UnknownNameError,
 )
+from backprop_gpu.explaining.explain import (
+    Explanation,
+    explain,
+    explain_activation,
+    explain_bias,
+)
+from backprop_gpu.explaining.jump_back import Jump, jump_back
+from backprop_gpu.explaining.terms import Term
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss, register_loss
@@ -48,6 +56,7 @@ __all__ = [
     "DtypeError",
     "EarlyStopping",
     "Epoch",
+    "Explanation",
     "ExponentialDecay",
     "FileFormatError",
     "GradientError",
@@ -55,6 +64,7 @@ __all__ = [
     "Gradients",
     "History",
     "InverseTimeDecay",
+    "Jump",
     "Layer",
     "LeakyReLU",
     "Loss",
@@ -63,11 +73,16 @@ __all__ = [
     "Outliers",
     "ShapeError",
     "StepDecay",
+    "Term",
     "Trace",
     "TrainingDiverged",
     "UnknownNameError",
     "WarmUp",
     "check_gradients",
+    "explain",
+    "explain_activation",
+    "explain_bias",
+    "jump_back",
     "load",
     "one_hot",
     "outliers",

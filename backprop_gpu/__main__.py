@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line (extra ``cli``)."""
     try:
-        from backprop_gpu.cli import commands
+        from backprop_gpu.cli.commands import commands
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise

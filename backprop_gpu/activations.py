@@ -13,7 +13,9 @@ from functools import cache
 from numbers import Real
 from typing import Any, Literal
 
-from backprop_gpu.arrays import Array, ArrayModule
+import numpy as np
+
+from backprop_gpu.arrays import Array, ArrayModule, check_result
 from backprop_gpu.errors import DomainError, UnknownNameError
 from backprop_gpu.special import normal_cdf
 
@@ -212,8 +214,8 @@ def register_activation(activation: Activation) -> Activation:
     ... ))
     >>> net = bp.MLP([2, 3, 1], activations=["softsign", "identity"], device="cpu")
     """
-    known = ACTIVATIONS.get(activation.name)
-    if known is not None:
+    check_activation(activation)
+    if activation.name in ACTIVATIONS:
         raise DomainError(f"an activation named {activation.name!r} exists; choose another name")
 
     def build(**parameters: float) -> Activation:
@@ -228,6 +230,29 @@ def register_activation(activation: Activation) -> Activation:
     return activation
 
 
+@cache
+def check_activation(activation: Activation) -> None:
+    """Raise if the functions of an activation don't keep to what `Activation` says.
+
+    They are called once, on an array of two rows and three columns.
+    """
+    name = f"the activation {activation.name!r}"
+    z = np.linspace(-0.5, 0.75, 6, dtype=np.float32).reshape(2, 3)
+    before = z.copy()
+    with np.errstate(all="ignore"):
+        a = activation.function(np, z)
+        check_result(a, z.shape, f"the function of {name}")
+        if not np.array_equal(z, before):
+            raise DomainError(f"the function of {name} writes to its z; return a new array")
+        reference = z if activation.derivative_from == "z" else a.astype(z.dtype)
+        if activation.jacobian_product is None:
+            slope = activation.derivative(np, reference)
+            check_result(slope, z.shape, f"the derivative of {name}")
+        else:
+            delta = activation.jacobian_product(np, np.ones_like(z), reference)
+            check_result(delta, z.shape, f"the jacobian_product of {name}")
+
+
 def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {}) -> Activation:
     """Return an entry of the table by its name, or the entry itself.
 
@@ -237,6 +262,7 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
         If no activation has this name; the near misses are suggested.
     """
     if isinstance(entry, Activation):
+        check_activation(entry)
         return entry
     if not isinstance(entry, str) or entry not in ACTIVATIONS:
         raise UnknownNameError("activation", entry, ACTIVATIONS)

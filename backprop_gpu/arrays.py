@@ -75,6 +75,17 @@ def numeric(values: Any, name: str) -> Array:
     return array
 
 
+def check_result(result: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raise unless what a user's function returned is an array of real numbers of a shape."""
+    kind = getattr(getattr(result, "dtype", None), "kind", None)
+    if kind is None or kind not in "biuf":
+        raise DtypeError(f"{what} returned {type(result).__name__}; expected an array of numbers")
+    if tuple(result.shape) != shape:
+        raise ShapeError(
+            f"{what} returned an array of shape {tuple(result.shape)} for (2, 3); expected {shape}"
+        )
+
+
 def as_matrix(
     values: Any, name: str, columns: int, meaning: str, backend: Any, dtype: np.dtype[Any]
 ) -> Array:
@@ -116,8 +127,9 @@ def as_matrix(
             f"{name} has shape {shape}; expected (samples, {columns}): one column per {meaning}"
             + turned
         )
-    matrix = backend.asarray(array, dtype)
-    check_finite(matrix, name, backend.xp)
+    with backend.computing():
+        matrix = backend.asarray(array, dtype)
+        check_finite(matrix, name, backend.xp)
     return matrix
 
 

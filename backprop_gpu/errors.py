@@ -88,7 +88,7 @@ class MissingExtraError(ImportError, ValueError):
 
 
 class GradientError(ValueError):
-    """A gradient check found an entry that differs from its finite difference."""
+    """A gradient differs from its finite difference, or from the terms that make it up."""
 
 
 class TrainingDiverged(ValueError):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import numpy as np
+
 from backprop_gpu.activations import Activation, find_activation
-from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.arrays import Array, ArrayModule, check_result
 from backprop_gpu.errors import DomainError, UnknownNameError
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
@@ -182,10 +185,24 @@ def register_loss(loss: Loss) -> Loss:
     ...     gradient=lambda xp, a, y: xp.sign(a - y),
     ... ))
     """
+    check_loss(loss)
     if loss.name in LOSSES or loss.name in ALIASES:
         raise DomainError(f"a loss named {loss.name!r} exists; choose another name")
     LOSSES[loss.name] = loss
     return loss
+
+
+@cache
+def check_loss(loss: Loss) -> None:
+    """Raise if the functions of a loss don't return the shapes that `Loss` says.
+
+    They are called once, on arrays of two rows and three columns.
+    """
+    a = np.array([[0.25, 0.5, 0.25], [0.5, 0.125, 0.375]], np.float32)
+    y = np.array([[1, 0, 0], [0.25, 0.5, 0.25]], np.float32)
+    with np.errstate(all="ignore"):
+        check_result(loss.value(np, a, y), (2,), f"the value of the loss {loss.name!r}")
+        check_result(loss.gradient(np, a, y), a.shape, f"the gradient of the loss {loss.name!r}")
 
 
 def find_loss(entry: str | Loss) -> Loss:
@@ -197,6 +214,7 @@ def find_loss(entry: str | Loss) -> Loss:
         If no loss has this name; the near misses are suggested.
     """
     if isinstance(entry, Loss):
+        check_loss(entry)
         return entry
     name = ALIASES.get(entry, entry) if isinstance(entry, str) else entry
     if not isinstance(name, str) or name not in LOSSES:

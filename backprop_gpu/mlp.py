@@ -160,11 +160,13 @@ class MLP:
                         f"{name}[{i}] has shape {tuple(array.shape)}; expected {target.shape}"
                         + (": (nodes, inputs)" if name == "weights" else ": (nodes,)")
                     )
-                array = self.backend.asarray(array, self.dtype)
-                check_finite(array, f"{name}[{i}]", self.backend.xp)
-                new.append((target, array.copy()))
-        for target, array in new:
-            target[...] = array
+                with self.backend.computing():
+                    array = self.backend.asarray(array, self.dtype)
+                    check_finite(array, f"{name}[{i}]", self.backend.xp)
+                    new.append((target, array.copy()))
+        with self.backend.computing():
+            for target, array in new:
+                target[...] = array
 
     def __call__(self, x: Any) -> Array:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
@@ -284,9 +286,10 @@ class MLP:
 
     def check_parameters(self) -> None:
         """Raise NonFiniteError, naming the first weight or bias that is NaN or infinite."""
-        for i, layer in enumerate(self.layers):
-            check_finite(layer.W, f"weights[{i}]", self.backend.xp)
-            check_finite(layer.b, f"biases[{i}]", self.backend.xp)
+        with self.backend.computing():
+            for i, layer in enumerate(self.layers):
+                check_finite(layer.W, f"weights[{i}]", self.backend.xp)
+                check_finite(layer.b, f"biases[{i}]", self.backend.xp)
 
     def new_trace(self, x: Array, *, keep_z: Sequence[bool] | None = None) -> Trace:
         """Allocate a trace for x. Where `keep_z` is False, z and a of a layer share memory."""
@@ -320,7 +323,8 @@ class MLP:
 
     def _targets(self, y: Any, loss: Loss, name: str = "y") -> Array:
         y = as_matrix(y, name, self.layer_sizes[-1], "output node", self.backend, self.dtype)
-        loss.check_targets(y, self.backend.xp, name)
+        with self.backend.computing():
+            loss.check_targets(y, self.backend.xp, name)
         return y
 
 
@@ -345,7 +349,8 @@ def _rebuilt(
     parameters: Array,
 ) -> MLP:
     net = MLP(layer_sizes, activations, device=device, dtype=dtype)
-    net.parameters[...] = net.backend.asarray(parameters, net.dtype)
+    with net.backend.computing():
+        net.parameters[...] = net.backend.asarray(parameters, net.dtype)
     return net
 
 

@@ -143,7 +143,7 @@ def train(
             if not watch.every_epoch and time.perf_counter() - before < CHUNK_SECONDS:
                 chunk *= 2
         steps.check_last_update(history)
-    watch.finish(history)
+        watch.finish(history)
     history.seconds = time.perf_counter() - started
     return history
 

@@ -12,21 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own row and from those below it.
 LAYERS = (
-    {"__main__", "cli", "cli_parts", "explain_command", "demo", "benchmark"},
-    {"workflow", "report", "benchmark_table", "preparation", "tables", "columns"},
+    {"__main__", "cli", "benchmark", "benchmark_table"},
     {"__init__"},
     {"estimators"},
-    {
-        "training", "steps", "stopping", "history", "checkpoint", "gradient_check", "textbook",
-        "per_sample", "explain", "explain_chain", "explain_html", "explain_latex",
-        "explain_numbers", "explain_outline", "explain_terms", "explain_text", "jump_back",
-    },
+    {"training", "steps", "stopping", "history", "checkpoint", "textbook"},
+    {"gradient_check", "per_sample", "explaining"},
     {"mlp"},
     {"network"},
     {"activations", "losses", "optimizers", "schedules", "initializers"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "files", "shuffle", "special", "timing", "formulas", "formula_markup"},
+    {"errors", "arrays", "files", "shuffle", "special", "timing"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {"click", "cupy", "matplotlib", "pyarrow", "safetensors", "scipy", "sklearn", "tqdm"}

@@ -20,13 +20,13 @@ import pytest
 from click.testing import CliRunner
 
 import backprop_gpu as bp
-from backprop_gpu import demo, report
 from backprop_gpu.backends.cupy_device import unusable
 from backprop_gpu.checkpoint import read
-from backprop_gpu.cli import commands
-from backprop_gpu.workflow import Plan
+from backprop_gpu.cli import demo, report
+from backprop_gpu.cli.commands import commands
+from backprop_gpu.cli.workflow import Plan
 
-NAMES = ["train", "predict", "info", "benchmark", "demo"]
+NAMES = ["train", "predict", "info", "explain", "benchmark", "demo"]
 QUICK = ["--quiet", "--epochs", "2", "-o", "net.safetensors"]
 SPECIES = ["setosa", "versicolor", "virginica"]
 
@@ -572,8 +572,8 @@ def test_a_full_disk_is_found_before_training(here, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("backprop_gpu.workflow.save", full)
-    monkeypatch.setattr("backprop_gpu.workflow.train", None)
+    monkeypatch.setattr("backprop_gpu.cli.workflow.save", full)
+    monkeypatch.setattr("backprop_gpu.cli.workflow.train", None)
     fails(1, "net.safetensors can't be written: No space left", "train", "data.npz", *QUICK)
 
 
@@ -593,7 +593,7 @@ def test_missing_extras(here, monkeypatch, package, extra, args):
 
 
 def test_defects_are_not_hidden(here, monkeypatch):
-    monkeypatch.setattr("backprop_gpu.report.about_machine", lambda: 1 / 0)
+    monkeypatch.setattr("backprop_gpu.cli.report.about_machine", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("info")
 

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from backprop_gpu import demo
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cupy_device import unusable
+from backprop_gpu.cli import demo
 from backprop_gpu.errors import MissingExtraError
 
 
@@ -111,6 +111,6 @@ def test_missing_extras_are_found_first(package, tmp_path, monkeypatch):
 
 
 def test_importing_it_imports_no_extra():
-    script = "import sys, backprop_gpu.demo; print(*sys.modules)"
+    script = "import sys, backprop_gpu.cli.demo; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert not {"sklearn", "matplotlib", "pyarrow", "click"} & set(done.stdout.split())

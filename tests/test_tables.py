@@ -14,7 +14,14 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from backprop_gpu import columns
+from backprop_gpu.cli import columns
+from backprop_gpu.cli.tables import (
+    check_writable,
+    known_suffix,
+    read_inputs,
+    read_samples,
+    write_columns,
+)
 from backprop_gpu.errors import (
     DomainError,
     DtypeError,
@@ -23,13 +30,6 @@ from backprop_gpu.errors import (
     NonFiniteError,
     ShapeError,
     UnknownNameError,
-)
-from backprop_gpu.tables import (
-    check_writable,
-    known_suffix,
-    read_inputs,
-    read_samples,
-    write_columns,
 )
 
 X = np.array([[1.5, 2, 0], [0.1, -4, 1], [1e-30, 6, 1], [7, 8, 0]])

@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import click
 
 import backprop_gpu
-from backprop_gpu import report, tables, workflow
 from backprop_gpu.arrays import DTYPES
 from backprop_gpu.backends import choose_backend
-from backprop_gpu.cli_parts import (
+from backprop_gpu.cli import report, tables, workflow
+from backprop_gpu.cli.explain import explain_command
+from backprop_gpu.cli.parts import (
     EXIT_CODES,
     FILE,
     Commands,
@@ -279,8 +280,11 @@ def benchmark(
 @device_option
 def demo(picture: Path, device: str) -> None:
     """Train the textbook network, then classify handwritten digits, and draw the loss curves."""
-    from backprop_gpu.demo import run_demo
+    from backprop_gpu.cli.demo import run_demo
 
     tables.known_suffix(picture, [".png"])
     tables.check_writable(picture)
     run_demo(device, picture, say=click.echo)
+
+
+commands.add_command(explain_command)

@@ -14,7 +14,7 @@ from backprop_gpu import MLP, History, __version__
 from backprop_gpu.backends import choose_backend
 from backprop_gpu.backends.cupy_device import describe_gpus
 from backprop_gpu.checkpoint import SavedNetwork
-from backprop_gpu.preparation import Preparation
+from backprop_gpu.cli.preparation import Preparation
 
 Rows = list[tuple[str, str]]
 

@@ -15,6 +15,7 @@ from backprop_gpu.errors import (
     DomainError,
     DtypeError,
     FileFormatError,
+    GradientError,
     MissingExtraError,
     NonFiniteError,
     ShapeError,
@@ -27,13 +28,13 @@ Exit codes:
   0    all went well
   1    the data, a file, or something that is not installed
   2    the command or its options
-  3    the training diverged
+  3    the training diverged, or numbers that have to agree do not
   4    the device can't be used
   130  interrupted (Ctrl-C)
 """
 
 CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
-    (TrainingDiverged, 3),
+    ((TrainingDiverged, GradientError), 3),
     (DeviceError, 4),
     ((DomainError, UnknownNameError), 2),
     ((FileFormatError, ShapeError, DtypeError, NonFiniteError, MissingExtraError, OSError), 1),

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu import columns
 from backprop_gpu.arrays import check_same_rows, numeric
+from backprop_gpu.cli import columns
 from backprop_gpu.errors import (
     DomainError,
     DtypeError,

@@ -1,0 +1,183 @@
+"""The command `explain`, as a user meets it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import backprop_gpu as bp
+from backprop_gpu.cli import tables
+from backprop_gpu.cli.explain import explain_command
+from backprop_gpu.cli.parts import Commands
+from backprop_gpu.cli.workflow import Plan, prepare
+from backprop_gpu.explaining.explain import explain, explain_activation, explain_bias
+from backprop_gpu.explaining.jump_back import jump_back
+from backprop_gpu.losses import find_loss
+
+COMMANDS = Commands("backprop-gpu", commands=[explain_command])
+WEIGHT = ["--layer", "3", "-j", "1", "-k", "2"]
+
+
+def run(*args, code=0):
+    arguments = ["explain", *map(str, args)]
+    result = CliRunner().invoke(COMMANDS, arguments, prog_name="backprop-gpu")
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def fails(code, message, *args):
+    result = run(*args, code=code)
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert re.search(message, result.stderr), result.stderr
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def book():
+    return bp.textbook(device="cpu")
+
+
+# ---- the textbook --------------------------------------------------------------------------------
+
+
+def test_it_prints_the_explanation(book):
+    assert run(*WEIGHT).output == f"{explain(*book, 3, 1, 2)}\n"
+    bias = run("--layer", 2, "-j", 1, "--bias", "--loss", "sse", "--depth", 0)
+    assert bias.output == f"{explain_bias(*book, 2, 1, 'sse', depth=0)}\n"
+    node = run("--layer", 0, "-k", 3, "--activation", "--depth", "full", "--largest", 2)
+    assert node.output == f"{explain_activation(*book, 0, 3, depth='full', largest=2)}\n"
+
+
+def test_latex(book):
+    assert run(*WEIGHT, "--latex").output == explain(*book, 3, 1, 2).latex() + "\n"
+
+
+def test_step_walks_through_jumping_back(book):
+    output = run("--step").output
+    jumps = jump_back(*book)
+    for count, jump in enumerate(jumps, start=1):
+        assert f"\n{count} of {len(jumps)}: {jump}\n" in output
+    assert output.endswith("Arrived at the input: every gradient that backward gives is known.\n")
+    assert max(map(len, output.splitlines())) <= 80
+    assert "1/n (a[3] - y)" in run("--step", "--loss", "bce").output
+
+
+def test_every_example_of_the_help_runs(saved):
+    text = run("--help").output
+    lines = re.findall(r"^  +backprop-gpu explain (.*)$", text, re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        assert run(*shlex.split(line)).output
+
+
+# ---- a saved network -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved():
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(9, 8)), random.uniform(size=(9, 2))
+    np.savez("data.npz", x=x, y=y)
+    net = bp.MLP([8, 6, 2], ["tanh", "sigmoid"], device="cpu", dtype="float64", seed=2)
+    bp.save(net, "net.safetensors")
+    return net, x, y
+
+
+def test_a_row_of_a_file(saved):
+    net, x, y = saved
+    output = run("net.safetensors", "data.npz", "--row", 7, "--layer", 2, "-j", 0, "-k", 5).output
+    assert output == f"{explain(net, x[7:8], y[7:8], 2, 0, 5)}\n"
+    first = run("net.safetensors", "data.npz", "--layer", 2, "-j", 0, "-k", 5).output
+    assert first == f"{explain(net, x[:1], y[:1], 2, 0, 5)}\n"
+
+
+def test_several_rows_are_a_batch(saved):
+    net, x, y = saved
+    rows = ["--row", 7, "--row", 2]
+    output = run("net.safetensors", "data.npz", *rows, "--layer", 1, "-j", 0, "-k", 5).output
+    assert output == f"{explain(net, x[[7, 2]], y[[7, 2]], 1, 0, 5)}\n"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_a_network_that_train_wrote(suffix):
+    """Labels, names of columns and scaled inputs: as in training, and with its loss."""
+    random = np.random.default_rng(3)
+    x, labels = random.normal(3, 2, size=(30, 2)), random.choice(["cat", "dog"], 30)
+    if suffix == ".csv":
+        rows = [f"{a:.6f},{b:.6f},{label}" for (a, b), label in zip(x, labels, strict=True)]
+        data = "\n".join(["length,width,kind", *rows])
+        Path("pets.csv").write_text(data)
+    else:
+        np.savez("pets.npz", x=x, y=labels)
+    path = Path(f"pets{suffix}")
+    targets = ["kind"] if suffix == ".csv" else []
+    samples = tables.read_samples([path], targets, labels=True)
+    plan = Plan(hidden=(4,), classify=True, standardize=True, loss=find_loss("cce"))
+    job = prepare(plan, samples)
+    job.save(Path("pets.safetensors"))
+    expected = explain(job.net, job.x[4:5], job.y[4:5], 1, 3, 1, "cce")
+    options = ["--row", 4, "--layer", 1, "-j", 3, "-k", 1]
+    assert run("pets.safetensors", path, *options).output == f"{expected}\n"
+
+
+# ---- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "args"),
+    [
+        (r"a weight is named by --layer, -j, -k, for example --layer 3 -j 1 -k 2", []),
+        (r"a weight is named by --layer, -j, -k", ["--layer", 3, "-j", 1]),
+        (r"a bias is named by --layer, -j", ["--layer", 3, "--bias"]),
+        (r"a bias is named by --layer, -j", [*WEIGHT, "--bias"]),
+        (r"an activation is named by --layer, -k", [*WEIGHT, "--activation"]),
+        (r"--bias and --activation", ["--layer", 3, "--bias", "--activation"]),
+        (r"--step .* leave out --layer and -j and -k", [*WEIGHT, "--step"]),
+        (r"--step .* leave out --latex", ["--step", "--latex"]),
+        (r"--step .* leave out --bias", ["--step", "--bias"]),
+        (r"layer is 4; expected a whole number from 1 to 3", ["--layer", 4, "-j", 0, "-k", 0]),
+        (r"layer is 0; .* is the input", ["--layer", 0, "-j", 0, "-k", 0]),
+        (r"j is 4; layer 3 has 4", ["--layer", 3, "-j", 4, "-k", 0]),
+        (r"k is -1; layer 2 has 5", ["--layer", 3, "-j", 0, "-k", -1]),
+        (r"'x' is not a valid integer", ["--layer", "x", "-j", 0, "-k", 0]),
+        (r"depth is 'x'", [*WEIGHT, "--depth", "x"]),
+        (r"depth is '-1'", [*WEIGHT, "--depth", "-1"]),
+        (r"largest is 0", [*WEIGHT, "--largest", 0]),
+        (r"unknown loss 'maes'", [*WEIGHT, "--loss", "maes"]),
+        (r"--row is 1; .* rows 0 to 0", [*WEIGHT, "--row", 1]),
+        (r"--row is -1", [*WEIGHT, "--row", -1]),
+    ],
+)
+def test_options_that_are_wrong(message, args):
+    fails(2, message, *args)
+
+
+def test_files_that_are_wrong(saved):
+    _, x, y = saved
+    options = ["--layer", 1, "-j", 0, "-k", 0]
+    fails(2, "net.safetensors needs a sample to explain", "net.safetensors", *options)
+    fails(2, r"expected .npz or .csv or .parquet", "net.safetensors", "x.npy", *options)
+    fails(1, "nothing.npz does not exist", "net.safetensors", "nothing.npz", *options)
+    fails(1, "gone.safetensors", "gone.safetensors", "data.npz", *options)
+    fails(
+        2,
+        "--row is 9; data.npz has rows 0 to 8",
+        "net.safetensors",
+        "data.npz",
+        *options,
+        "--row",
+        9,
+    )
+    np.savez("narrow.npz", x=x[:, :3], y=y)
+    fails(1, r"x has shape \(1, 3\)", "net.safetensors", "narrow.npz", *options)
