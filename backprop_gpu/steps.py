@@ -84,7 +84,7 @@ class Steps:
                     if not math.isfinite(C[0]):
                         self._report(losses[:row], rates, epochs, history)
                         self._give_up(epoch, self._first_bad_layer(trace), history)
-                    if i == 0 and math.isfinite(net.parameters.sum()):
+                    if i == 0 and math.isfinite(net.parameters.dot(net.parameters)):
                         self.good[...] = net.parameters
                 rate = learning_rate_at(self.optimizer, epoch + i / len(self.batches))
                 if i == 0:

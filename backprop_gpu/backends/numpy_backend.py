@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +32,20 @@ SMALL = 5e7
 def _quietly_on_one_thread() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="ignore"))
-        with suppress(ImportError):  # threadpoolctl is optional; without it, BLAS does as it likes
-            from threadpoolctl import threadpool_limits
-
-            stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
+        blas = _blas()
+        if blas is not None:
+            stack.enter_context(blas.limit(limits=1))
         yield
+
+
+@cache  # looking for the library takes as long as many small steps
+def _blas() -> Any:
+    """Return what limits NumPy's BLAS; without threadpoolctl, None: BLAS does as it likes."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController().select(user_api="blas")
 
 
 def tiles(array: Array) -> list[slice]:
