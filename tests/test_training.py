@@ -138,6 +138,8 @@ def test_an_epoch_uses_every_sample_once(backend, n, batch_size, shuffle):
     loss = bp.Loss("recorded", value, lambda xp, a, y: 0 * a)
     net = bp.MLP([1, 1], ["identity"], device=backend)
     samples = np.arange(n, dtype="float32")[:, None]
+    net.check_loss(loss)  # calls it once
+    seen.clear()
     bp.train(net, samples, samples, loss=loss, epochs=3, batch_size=batch_size, shuffle=shuffle)
     size = min(batch_size or n, n)
     per_epoch = -(-n // size)
@@ -500,7 +502,7 @@ def test_data_in_place_are_not_copied(dtype):
         return a.sum(axis=1)
 
     bp.train(net, x, y, loss=bp.Loss("recorded", value, lambda xp, a, y: 0 * a))
-    assert np.shares_memory(seen[0], y)
+    assert np.shares_memory(seen[-1], y)
     assert np.shares_memory(net.forward(x).a[0], x)
     assert np.shares_memory(numeric(x, "x"), x)
 
