@@ -15,6 +15,7 @@ from backprop_gpu.errors import (
     TrainingDiverged,
     UnknownNameError,
 )
+from backprop_gpu.explaining.draw import draw
 from backprop_gpu.explaining.explain import (
     Explanation,
     explain,
@@ -22,6 +23,7 @@ from backprop_gpu.explaining.explain import (
     explain_bias,
 )
 from backprop_gpu.explaining.jump_back import Jump, jump_back
+from backprop_gpu.explaining.page import write_page
 from backprop_gpu.explaining.terms import Term
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
 from backprop_gpu.history import Epoch, History
@@ -79,6 +81,7 @@ __all__ = [
     "UnknownNameError",
     "WarmUp",
     "check_gradients",
+    "draw",
     "explain",
     "explain_activation",
     "explain_bias",
@@ -93,4 +96,5 @@ __all__ = [
     "save",
     "textbook",
     "train",
+    "write_page",
 ]

@@ -63,6 +63,14 @@ def test_latex(book):
     assert run(*WEIGHT, "--latex").output == explain(*book, 3, 1, 2).latex() + "\n"
 
 
+def test_html_writes_a_page(book, tmp_path):
+    page = tmp_path / "out.html"
+    assert str(page) in run("--html", str(page)).output
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    run("--html", str(page), "--loss", "bce")
+    assert "binary_cross_entropy" in page.read_text()
+
+
 def test_step_walks_through_jumping_back(book):
     output = run("--step").output
     jumps = jump_back(*book)
@@ -76,7 +84,7 @@ def test_step_walks_through_jumping_back(book):
 def test_every_example_of_the_help_runs(saved):
     text = run("--help").output
     lines = re.findall(r"^  +backprop-gpu explain (.*)$", text, re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         assert run(*shlex.split(line)).output
 
@@ -145,6 +153,8 @@ def test_a_network_that_train_wrote(suffix):
         (r"--bias and --activation", ["--layer", 3, "--bias", "--activation"]),
         (r"--step .* leave out --layer and -j and -k", [*WEIGHT, "--step"]),
         (r"--step .* leave out --latex", ["--step", "--latex"]),
+        (r"--html .* leave out --layer", [*WEIGHT, "--html", "out.html"]),
+        (r"--step and --html", ["--step", "--html", "out.html"]),
         (r"--step .* leave out --bias", ["--step", "--bias"]),
         (r"layer is 4; expected a whole number from 1 to 3", ["--layer", 4, "-j", 0, "-k", 0]),
         (r"layer is 0; .* is the input", ["--layer", 0, "-j", 0, "-k", 0]),

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+SHIPPED = (".py", ".typed", ".cu", ".cuh", ".html", ".css", ".js")
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -44,7 +45,7 @@ def run(*command, **options):
 def sources():
     """Every file of the library, by its path in the repository."""
     paths = [path for folder in ("backprop_gpu", "kernels") for path in (ROOT / folder).rglob("*")]
-    kept = (path for path in paths if path.suffix in (".py", ".cu", ".cuh", ".typed"))
+    kept = (path for path in paths if path.suffix in SHIPPED)
     found = {path.relative_to(ROOT).as_posix() for path in kept}
     assert any(name.endswith(".cu") for name in found)
     return found

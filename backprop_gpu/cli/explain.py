@@ -13,6 +13,7 @@ from backprop_gpu.cli.parts import FILE, device_option, examples
 from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
+from backprop_gpu.explaining.page import write_page
 from backprop_gpu.mlp import MLP
 from backprop_gpu.textbook import textbook
 
@@ -25,6 +26,7 @@ from backprop_gpu.textbook import textbook
         "backprop-gpu explain --layer 2 -j 1 --bias --latex",
         "backprop-gpu explain --layer 0 -k 3 --activation",
         "backprop-gpu explain --step",
+        "backprop-gpu explain --html out.html",
         "backprop-gpu explain net.safetensors data.npz --row 7 --layer 2 -j 0 -k 5",
     ),
 )
@@ -43,6 +45,7 @@ from backprop_gpu.textbook import textbook
 @click.option("--largest", type=int, default=5, show_default=True, help="Summands to show.")
 @click.option("--latex", is_flag=True, help="Print LaTeX.")
 @click.option("--step", is_flag=True, help="Walk through Jumping Back, all layers at once.")
+@click.option("--html", type=FILE, help="Write a page to step through in a browser.")
 @device_option
 def explain_command(
     net: Path | None,
@@ -51,6 +54,7 @@ def explain_command(
     rows: tuple[int, ...],
     device: str,
     step: bool,
+    html: Path | None,
     latex: bool,
     **what: Any,
 ) -> None:
@@ -60,9 +64,13 @@ def explain_command(
     or bp.save wrote, DATA holds the samples: a .npz with arrays x and y, or a .csv or .parquet
     with the columns that the network was trained on. Inputs are standardized as in training.
     """
-    _check_options(step, latex, **what)
+    _check_options(step, html is not None, latex, **what)
     network, x, y, known_loss = _subject(net, data, rows or (0,), device)
     loss = loss or known_loss
+    if html is not None:
+        write_page(html, network, x, y, loss)
+        click.echo(f"The page is in {html}; open it in a browser.")
+        return
     if step:
         _walk(network, x, y, loss)
         return
@@ -72,6 +80,7 @@ def explain_command(
 
 def _check_options(
     step: bool,
+    html: bool,
     latex: bool,
     *,
     layer: int | None,
@@ -84,11 +93,14 @@ def _check_options(
     """Raise DomainError unless the options say what to explain."""
     given = {"--layer": layer, "-j": j, "-k": k}
     named = [name for name, value in given.items() if value is not None]
-    if step:
+    if step and html:
+        raise DomainError("--step and --html are two different things; give one")
+    if step or html:
         foreign = [*named, *(["--latex"] if latex else [])]
         foreign += [name for name, on in (("--bias", bias), ("--activation", activation)) if on]
         if foreign:
-            raise DomainError(f"--step shows all layers; leave out {' and '.join(foreign)}")
+            shows_all = "--step" if step else "--html"
+            raise DomainError(f"{shows_all} shows all layers; leave out {' and '.join(foreign)}")
         return
     if bias and activation:
         raise DomainError("--bias and --activation are two different things; give one")

@@ -1,0 +1,134 @@
+"""One page that shows backpropagation: a file that needs no network, to step through a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from backprop_gpu.errors import DtypeError
+from backprop_gpu.explaining.layout import largest, short, strength
+from backprop_gpu.explaining.page_parts import text
+from backprop_gpu.explaining.page_picture import pictures
+from backprop_gpu.explaining.page_run import Run, run
+from backprop_gpu.explaining.page_steps import Step, steps
+from backprop_gpu.explaining.page_terms import Terms, finite
+from backprop_gpu.files import write_atomically
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+
+
+def page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> str:
+    """Return an HTML page that goes through a run step by step, forward and back.
+
+    The page is one file: its style, its script and its numbers are in it, and it loads nothing.
+    Large layers are shortened.
+
+    Parameters
+    ----------
+    net : MLP
+    x, y : array_like, one row each
+        The sample.
+    loss : str or Loss
+
+    Raises
+    ------
+    ShapeError
+        If x has more than one row.
+    GradientError, NonFiniteError
+        As in `explain`.
+
+    Examples
+    --------
+    >>> import backprop_gpu as bp
+    >>> html = page(*bp.textbook(device="cpu"))
+    >>> "Jumping Back" in html
+    True
+    """
+    shown = run(net, x, y, loss)
+    all_steps = steps(shown)
+    sizes = "-".join(map(str, net.layer_sizes[:8]))
+    if len(net.layer_sizes) > 8:
+        sizes += f"-…-{net.layer_sizes[-1]}"
+    names = ", ".join(_repeats(text(str(g)) for g in net.activations))
+    about = f"{sizes} nodes · {names} · loss {text(shown.loss.name)} · {net.dtype}"
+    return Template(_resource("page.html")).substitute(
+        title=f"Backpropagation of a {sizes} network, number by number",
+        style=_resource("page.css"),
+        script=_resource("page.js"),
+        about=about,
+        pictures=pictures(shown),
+        steps="\n".join(_section(i, step, len(all_steps)) for i, step in enumerate(all_steps)),
+        count=len(all_steps),
+        data=_json(_data(shown, all_steps)),
+    )
+
+
+def write_page(path: str | Path, net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> None:
+    """Write what `page` returns to a file, whole or not at all.
+
+    Raises
+    ------
+    FileFormatError
+        If the file can't be written.
+    """
+    if not isinstance(path, str | Path):
+        raise DtypeError(f"path is {path!r}; expected a str or a Path")
+    write_atomically(Path(path), page(net, x, y, loss).encode())
+
+
+def _resource(name: str) -> str:
+    return files("backprop_gpu.explaining").joinpath(name).read_text("utf-8")
+
+
+def _repeats(names: Iterable[str]) -> Iterator[str]:
+    """Yield names, each with how often it comes in a row."""
+    for name, group in groupby(names):
+        count = len(list(group))
+        yield name if count == 1 else f"{count} × {name}"
+
+
+def _section(i: int, step: Step, count: int) -> str:
+    return (
+        f'<section class="step" data-step="{i}">\n'
+        f'<h2><span class="count">{step.phase}, {i + 1} of {count}</span> {step.title}</h2>\n'
+        f'<p class="words">{step.words}</p>\n{step.body}\n</section>'
+    )
+
+
+def _data(shown: Run, all_steps: list[Step]) -> dict[str, Any]:
+    """Return what the script needs."""
+    cells: dict[str, dict[int, dict[int, list[Any]]]] = {}
+    for quantity, layers in shown.nodes.items():
+        cells[quantity] = {}
+        for l, values in layers.items():
+            most = largest(values)
+            cells[quantity][l] = {
+                j: [finite(v), short(v), round(strength(v, most), 3)]
+                for j, v in zip(shown.shown[l], map(float, values), strict=True)
+            }
+    return {
+        "steps": [
+            {
+                "phase": step.phase,
+                "over": step.over,
+                "arrives": step.arrives,
+                "fresh": step.fresh,
+                "view": step.view,
+            }
+            for step in all_steps
+        ],
+        "cells": cells,
+        "shown": shown.shown,
+        **Terms(shown).as_json(),
+    }
+
+
+def _json(data: Any) -> str:
+    """Return JSON that can stand in a ``<script>``, whatever its texts hold."""
+    compact = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return compact.replace("<", r"\u003c").replace("\u2028", r"\u2028").replace("\u2029", r"\u2029")
