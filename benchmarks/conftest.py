@@ -1,0 +1,22 @@
+"""Options of the suite, and what its JSON says about the machine."""
+
+from backprop_gpu.benchmark import NETWORKS
+from backprop_gpu.benchmark_table import machine
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("benchmarks")
+    group.addoption(
+        "--networks",
+        type=lambda text: text.split(","),
+        default=list(NETWORKS),
+        metavar="NAME,...",
+        help=f"which of {', '.join(NETWORKS)}; all unless told",
+    )
+    group.addoption(
+        "--quick", action="store_true", help="each network's own batch size only, and not for long"
+    )
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["backprop_gpu"] = machine()
