@@ -241,16 +241,16 @@ def check_activation(activation: Activation) -> None:
     before = z.copy()
     with np.errstate(all="ignore"):
         a = activation.function(np, z)
-        check_result(a, z.shape, f"the function of {name}")
+        check_result(a, z.shape, f"the function of {name}", z.shape)
         if not np.array_equal(z, before):
             raise DomainError(f"the function of {name} writes to its z; return a new array")
         reference = z if activation.derivative_from == "z" else a.astype(z.dtype)
         if activation.jacobian_product is None:
             slope = activation.derivative(np, reference)
-            check_result(slope, z.shape, f"the derivative of {name}")
+            check_result(slope, z.shape, f"the derivative of {name}", z.shape)
         else:
             delta = activation.jacobian_product(np, np.ones_like(z), reference)
-            check_result(delta, z.shape, f"the jacobian_product of {name}")
+            check_result(delta, z.shape, f"the jacobian_product of {name}", z.shape)
 
 
 def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {}) -> Activation:

@@ -75,14 +75,14 @@ def numeric(values: Any, name: str) -> Array:
     return array
 
 
-def check_result(result: Any, shape: tuple[int, ...], what: str) -> None:
-    """Raise unless what a user's function returned is an array of real numbers of a shape."""
+def check_result(result: Any, shape: tuple[int, ...], what: str, given: tuple[int, ...]) -> None:
+    """Raise unless what a function returned is an array of real numbers of a shape."""
     kind = getattr(getattr(result, "dtype", None), "kind", None)
     if kind is None or kind not in "biuf":
         raise DtypeError(f"{what} returned {type(result).__name__}; expected an array of numbers")
     if tuple(result.shape) != shape:
         raise ShapeError(
-            f"{what} returned an array of shape {tuple(result.shape)} for (2, 3); expected {shape}"
+            f"{what} returned an array of shape {tuple(result.shape)} for {given}; expected {shape}"
         )
 
 

@@ -1,7 +1,11 @@
 """Options of the suite, and what its JSON says about the machine."""
 
+import pytest
+
 from backprop_gpu.benchmark import NETWORKS
 from backprop_gpu.benchmark_table import machine
+
+MACHINE = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser):
@@ -18,5 +22,9 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    config.stash[MACHINE] = machine()  # now: later, the load would be that of the benchmarks
+
+
 def pytest_benchmark_update_machine_info(config, machine_info):
-    machine_info["backprop_gpu"] = machine()
+    machine_info["backprop_gpu"] = config.stash[MACHINE]

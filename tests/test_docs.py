@@ -6,16 +6,22 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import backprop_gpu
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# A block that needs a GPU says so: ```python gpu
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# An example, and what it prints if the page shows it. One that needs a GPU says so: ```python gpu
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+PICTURE = re.compile(r"!\[[^\]]+\]\(pictures/([^)]+)\)")
 LINK = re.compile(r"\]\(([^)#:]+\.\w+)\)")
 MODULES = [
     f"backprop_gpu.{module.name}"
@@ -25,11 +31,38 @@ MODULES = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_on_pages_run(page, monkeypatch, tmp_path):
+def test_examples_on_pages_run_and_print_what_is_shown(page, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for block in BLOCK.findall(page.read_text()):
-        exec(compile(block, str(page), "exec"), namespace)
+    with np.printoptions():  # those that a page sets are gone when it is over
+        for example in EXAMPLE.finditer(page.read_text()):
+            code, shown = example.groups()
+            exec(compile(code, str(page), "exec"), namespace)
+            printed = capsys.readouterr().out
+            if shown is not None:
+                assert stripped(printed) == stripped(shown), code
+
+
+def stripped(text):
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def test_pictures_are_those_that_the_script_draws(tmp_path):
+    subprocess.run([sys.executable, ROOT / "docs" / "make_pictures.py", tmp_path], check=True)
+    named = {name for page in PAGES for name in PICTURE.findall(page.read_text())}
+    drawn = {picture.name: picture.read_bytes() for picture in tmp_path.iterdir()}
+    assert named == set(drawn) == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    for content in drawn.values():
+        assert ET.fromstring(content).tag.endswith("}svg")
+        assert len(content) < 60_000
+        assert content.count(b"://") == 1  # SVG's own name
+
+    pinned = (ROOT / "constraints.txt").read_text()
+    if f"\nmatplotlib=={version('matplotlib')}\n" not in pinned:
+        pytest.skip("matplotlib is not the version in constraints.txt, and may draw otherwise")
+    for name, content in drawn.items():
+        committed = (ROOT / "docs" / "pictures" / name).read_bytes()
+        assert committed == content, f"{name} is out of date: make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
