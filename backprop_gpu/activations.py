@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backprop_gpu.arrays import Array, ArrayModule, check_result
-from backprop_gpu.errors import DomainError, UnknownNameError
+from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry
 from backprop_gpu.special import normal_cdf
 
 Elementwise = Callable[[ArrayModule, Array], Array]
@@ -72,6 +72,12 @@ class Activation:
     jacobian_product: Callable[[ArrayModule, Array, Array], Array] | None = None
     cuda_rows: str | None = None
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_entry("activation", self.name, (self.function, self.derivative))
+        if self.derivative_from not in ("a", "z"):
+            raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
+        object.__setattr__(self, "kinks", tuple(self.kinks))
 
     def delta(self, xp: ArrayModule, dC_da: Array, reference: Array, out: Array) -> None:
         """out = delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
@@ -214,6 +220,8 @@ def register_activation(activation: Activation) -> Activation:
     ... ))
     >>> net = bp.MLP([2, 3, 1], activations=["softsign", "identity"], device="cpu")
     """
+    if not isinstance(activation, Activation):
+        raise DtypeError(f"activation is {activation!r}; expected an Activation")
     check_activation(activation)
     if activation.name in ACTIVATIONS:
         raise DomainError(f"an activation named {activation.name!r} exists; choose another name")
@@ -246,7 +254,10 @@ def check_activation(activation: Activation) -> None:
             raise DomainError(f"the function of {name} writes to its z; return a new array")
         reference = z if activation.derivative_from == "z" else a.astype(z.dtype)
         if activation.jacobian_product is None:
+            before = reference.copy()
             slope = activation.derivative(np, reference)
+            if not np.array_equal(reference, before, equal_nan=True):
+                raise DomainError(f"the derivative of {name} writes to its argument")
             check_result(slope, z.shape, f"the derivative of {name}", z.shape)
         else:
             delta = activation.jacobian_product(np, np.ones_like(z), reference)

@@ -8,7 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from backprop_gpu.errors import DomainError, DtypeError, NonFiniteError, ShapeError
+from backprop_gpu.errors import (
+    DomainError,
+    DtypeError,
+    NonFiniteError,
+    ShapeError,
+    check_count,
+)
 
 Array: TypeAlias = Any
 """A `numpy.ndarray` or a `cupy.ndarray`."""
@@ -174,7 +180,7 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
         raise ShapeError(f"labels has shape {labels.shape}; expected (samples,), at least one")
     if labels.dtype.kind not in "iu":
         raise DtypeError(f"labels has dtype {labels.dtype}; expected integers from 0")
-    classes = int(labels.max()) + 1 if classes is None else classes
+    classes = int(labels.max()) + 1 if classes is None else check_count("classes", classes)
     if labels.min() < 0 or labels.max() >= classes:
         raise DomainError(
             f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"

@@ -99,8 +99,8 @@ class TrainingDiverged(ValueError):
     epoch : int
         The epoch in which it happened, counted from 0.
     layer : int or None
-        The layer (1 to L) where the first value that is not finite arose; None if only the
-        loss, or a gradient, is not finite.
+        The layer (1 to L) where the first value that is not finite arose; None where it was only
+        seen in the loss, as on a GPU, which is not asked for more at every step.
     history : History
         The epochs before.
     """
@@ -113,6 +113,15 @@ class TrainingDiverged(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.epoch, self.layer, self.history)
+
+
+def check_entry(kind: str, name: object, functions: Iterable[object]) -> None:
+    """Raise unless an entry of a table has a name and functions."""
+    if not isinstance(name, str) or not name:
+        raise DtypeError(f"the name of this {kind} is {name!r}; expected a text")
+    for function in functions:
+        if not callable(function):
+            raise DtypeError(f"the {kind} {name!r} has {function!r} where a function is expected")
 
 
 def check_count(name: str, count: object, least: int = 1) -> int:

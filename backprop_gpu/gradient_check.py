@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.errors import DomainError, GradientError, check_count
+from backprop_gpu.errors import GradientError, check_count, check_positive
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Layer
@@ -122,8 +122,7 @@ def check_gradients(
     check_count("max_entries", max_entries)
     check_count("directions", directions, least=0)
     limit = TOLERANCE[net.dtype.name] if tolerance is None else tolerance
-    if not limit > 0:
-        raise DomainError(f"tolerance is {tolerance!r}; expected a number above 0")
+    limit = check_positive("tolerance", limit)
     entry = net.check_loss(loss)
     analytic = _analytic(net, x, y, entry, weight_decay)
     twin = net.copy(device="cpu", dtype="float64")

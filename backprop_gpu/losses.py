@@ -12,7 +12,7 @@ from typing import Literal
 
 from backprop_gpu.activations import Activation, find_activation
 from backprop_gpu.arrays import Array, ArrayModule, check_result
-from backprop_gpu.errors import DomainError, UnknownNameError
+from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
 
@@ -36,6 +36,8 @@ class Loss:
         cancel is then never made, and saturated outputs are exact.
     canonical_value : callable (xp, z, y) -> C_i, optional
         C_i from the input z of the canonical activation, finite where a is 0 or 1.
+    canonical_gradient : callable (xp, z, y) -> dC_i/da, optional
+        dC_i/da from z, where it is more exact than from an a that is nearly 0 or 1.
     targets : {"any", "unit interval", "distribution"}
         What y may hold: anything; 0 to 1; rows of 0 to 1 that sum to 1.
     output_range : (float, float), optional
@@ -44,6 +46,8 @@ class Loss:
         One output's share of `value` and of `gradient`, as CUDA C++ expressions of ``a``, ``y``
         and the number of outputs ``m``; and of `canonical_value`, of ``z`` and ``y``. Without
         them the GPU runs the functions above on CuPy arrays.
+    cuda_canonical_gradient : str, optional
+        The same of `canonical_gradient`.
     cuda_canonical_rows : str, optional
         In place of `cuda_canonical`, a kernel that takes whole rows, in the file of the
         activation's row kernels.
@@ -56,12 +60,21 @@ class Loss:
     latex_gradient: str = r"\partial C_i / \partial a_j"
     canonical: str | None = None
     canonical_value: LossFunction | None = None
+    canonical_gradient: LossFunction | None = None
     targets: Literal["any", "unit interval", "distribution"] = "any"
     output_range: tuple[float, float] | None = None
     cuda: str | None = None
     cuda_gradient: str | None = None
     cuda_canonical: str | None = None
+    cuda_canonical_gradient: str | None = None
     cuda_canonical_rows: str | None = None
+
+    def __post_init__(self) -> None:
+        check_entry("loss", self.name, (self.value, self.gradient))
+        if self.targets not in ("any", "unit interval", "distribution"):
+            raise DomainError(
+                f"targets is {self.targets!r}; expected 'any', 'unit interval' or 'distribution'"
+            )
 
     def is_canonical_for(self, activation: Activation) -> bool:
         """Return whether delta = a - y for this output activation."""
@@ -89,21 +102,25 @@ class Loss:
             check_result(C_i, (n,), f"the value of the loss {self.name!r}", a.shape)
         C[0] = C_i.sum() / n
 
-        if canonical and delta is not None:
-            if dC_da is not None and dC_da is not delta:
-                dC_da[...] = self.gradient(xp, a, y) / n
-            xp.subtract(a, y, out=delta)
-            delta /= n
-        elif dC_da is not None or delta is not None:
-            gradient = self.gradient(xp, a, y)
+        if delta is dC_da and canonical:
+            dC_da = None  # delta takes its place, and does not need it
+        gradient = None
+        if dC_da is not None or (delta is not None and not canonical):
+            if canonical and self.canonical_gradient is not None:
+                gradient = self.canonical_gradient(xp, z, y)
+            else:
+                gradient = self.gradient(xp, a, y)
             if getattr(gradient, "shape", None) != a.shape:
                 check_result(gradient, a.shape, f"the gradient of the loss {self.name!r}", a.shape)
             gradient = gradient / n
-            if dC_da is not None:
-                dC_da[...] = gradient
-            if delta is not None:
-                reference = z if activation.derivative_from == "z" else a
-                activation.delta(xp, gradient, reference, delta)
+        if dC_da is not None:
+            dC_da[...] = gradient
+        if delta is not None and canonical:
+            xp.subtract(a, y, out=delta)
+            delta /= n
+        elif delta is not None:
+            reference = z if activation.derivative_from == "z" else a
+            activation.delta(xp, gradient, reference, delta)
 
     def check_output(self, activation: Activation) -> None:
         """Raise DomainError if outputs of this activation can leave the loss's domain."""
@@ -152,6 +169,12 @@ def _binary_cross_entropy_gradient(xp: ArrayModule, a: Array, y: Array) -> Array
     return xp.where(y < 1, (1 - y) / (1 - a), 0) - xp.where(y > 0, y / a, 0)
 
 
+def _binary_cross_entropy_gradient_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
+    # 1 / (1 - a) is 1 + e^z, and 1 / a is 1 + e^-z.
+    zero = xp.where(y < 1, (1 - y) * (1 + xp.exp(z)), 0)
+    return zero - xp.where(y > 0, y * (1 + xp.exp(-z)), 0)
+
+
 def _binary_cross_entropy_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
     return (xp.maximum(z, 0) - y * z + xp.log1p(xp.exp(-xp.abs(z)))).sum(axis=1)
 
@@ -188,6 +211,8 @@ def register_loss(loss: Loss) -> Loss:
     ...     gradient=lambda xp, a, y: xp.sign(a - y),
     ... ))
     """
+    if not isinstance(loss, Loss):
+        raise DtypeError(f"loss is {loss!r}; expected a Loss")
     if loss.name in LOSSES or loss.name in ALIASES:
         raise DomainError(f"a loss named {loss.name!r} exists; choose another name")
     LOSSES[loss.name] = loss
@@ -237,6 +262,7 @@ for _entry in (
         latex_gradient=r"\frac{1 - y_j}{1 - a_j} - \frac{y_j}{a_j}",
         canonical="sigmoid",
         canonical_value=_binary_cross_entropy_of_z,
+        canonical_gradient=_binary_cross_entropy_gradient_of_z,
         targets="unit interval",
         output_range=(0.0, 1.0),
         cuda=(
@@ -246,6 +272,10 @@ for _entry in (
         cuda_gradient=(
             "(y < real(1) ? (real(1) - y) / (real(1) - a) : real(0))"
             " - (y > real(0) ? y / a : real(0))"
+        ),
+        cuda_canonical_gradient=(
+            "(y < real(1) ? (real(1) - y) * (real(1) + exp(z)) : real(0))"
+            " - (y > real(0) ? y * (real(1) + exp(-z)) : real(0))"
         ),
         cuda_canonical="(z > real(0) ? z : real(0)) - y * z + log1p(exp(-fabs(z)))",
     ),

@@ -370,7 +370,7 @@ def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
 
 def _checked_activations(
     activations: Sequence[str | Activation] | None, count: int
-) -> Iterator[Activation] | list[Activation]:
+) -> list[Activation]:
     if activations is None:
         return [LeakyReLU()] * (count - 1) + [find_activation("identity")]
     if isinstance(activations, str | Activation):

@@ -17,7 +17,7 @@ dC/da have an entry for the input too, so a[l] of the equations is ``trace.a[l]`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from backprop_gpu.activations import Activation
@@ -121,11 +121,3 @@ def propagate_back(
         backend.gemm(delta.T, a_before, out=dC_dW)  # 3
         if dC_da_before is not None:
             backend.gemm(delta, W, out=dC_da_before)  # 4
-
-
-def first_rows(trace: Trace, out: Gradients, n: int) -> tuple[Trace, Gradients]:
-    """Return views of a trace and of gradients (without dC/dx) for a batch of n samples."""
-    trace = Trace(tuple(a[:n] for a in trace.a), tuple(z[:n] for z in trace.z))
-    deltas = tuple(delta[:n] for delta in out.deltas)
-    dC_da = tuple(dC_da[:n] for dC_da in out.activations[1:] if dC_da is not None)
-    return trace, replace(out, deltas=deltas, activations=(None, *dC_da))

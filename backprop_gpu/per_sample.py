@@ -55,14 +55,17 @@ def per_sample_gradient_norms(
     True
     """
     xp = net.backend.xp
+    entry = net.check_loss(loss)
+    stays = on_gpu(x)
+    x, y = net.check_data(x, y, entry)
     norms = net.backend.empty((len(x), len(net.layers)), net.dtype)
     with net.backend.computing():
-        for rows, trace, grads in _backward_in_pieces(net, x, y, loss, input_gradient=False):
+        for rows, trace, grads in _backward_in_pieces(net, x, y, entry, input_gradient=False):
             # backward's deltas are of C, the average; C_i is n times as much.
-            squares = squared_norms(xp, trace, grads) * len(trace.output) ** 2
-            norms[rows] = squares
-        norms = xp.sqrt(norms if by_layer else norms.sum(axis=1))
-    return norms if on_gpu(x) else net.backend.to_numpy(norms)
+            norms[rows] = layer_norms(xp, trace, grads) * len(trace.output)
+        if not by_layer:
+            norms = _row_norms(xp, norms)
+    return norms if stays else net.backend.to_numpy(norms)
 
 
 def outliers(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, count: int = 10) -> Outliers:
@@ -89,19 +92,23 @@ def saliency(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> Array:
     array, shape (n, inputs)
         A NumPy array for a NumPy array.
     """
+    entry = net.check_loss(loss)
+    stays = on_gpu(x)
+    x, y = net.check_data(x, y, entry)
     result = net.backend.empty((len(x), net.layer_sizes[0]), net.dtype)
-    for rows, trace, grads in _backward_in_pieces(net, x, y, loss, input_gradient=True):
-        dC_dx = grads.activations[0]
-        assert dC_dx is not None
-        result[rows] = dC_dx * len(trace.output)
-    return result if on_gpu(x) else net.backend.to_numpy(result)
+    with net.backend.computing():
+        for rows, trace, grads in _backward_in_pieces(net, x, y, entry, input_gradient=True):
+            dC_dx = grads.activations[0]
+            assert dC_dx is not None
+            result[rows] = dC_dx * len(trace.output)
+    return result if stays else net.backend.to_numpy(result)
 
 
-def squared_norms(xp: ArrayModule, trace: Trace, grads: Gradients) -> Array:
-    """Return, shape (n, L), the squared norms of the samples' shares of dC/dW and dC/db."""
+def layer_norms(xp: ArrayModule, trace: Trace, grads: Gradients) -> Array:
+    """Return, shape (n, L), the norms of the samples' shares of dC/dW and dC/db in each layer."""
     return xp.stack(
         [
-            _square_sums(xp, delta) * (_square_sums(xp, a) + 1)  # the bias's input is 1
+            _row_norms(xp, delta) * xp.hypot(_row_norms(xp, a), 1)  # the bias's input is 1
             for a, delta in zip(trace.a[:-1], grads.deltas, strict=True)
         ],
         axis=1,
@@ -115,7 +122,7 @@ def clip_samples(backend: Backend, trace: Trace, grads: Gradients, limit: float)
     scaled in place.
     """
     xp, n = backend.xp, len(trace.output)
-    norms = xp.sqrt(squared_norms(xp, trace, grads).sum(axis=1)) * n
+    norms = _row_norms(xp, layer_norms(xp, trace, grads)) * n
     factors = xp.minimum(limit / xp.maximum(norms, np.finfo(norms.dtype).tiny), 1)
     for a_before, delta, dC_dW, dC_db in zip(
         trace.a[:-1], grads.deltas, grads.weights, grads.biases, strict=True
@@ -125,17 +132,18 @@ def clip_samples(backend: Backend, trace: Trace, grads: Gradients, limit: float)
         backend.gemm(delta.T, a_before, out=dC_dW)
 
 
-def _square_sums(xp: ArrayModule, rows: Array) -> Array:
-    return xp.einsum("ij,ij->i", rows, rows)
+def _row_norms(xp: ArrayModule, rows: Array) -> Array:
+    """Return the Euclidean norm of every row; squares of large entries don't overflow."""
+    peaks = xp.maximum(xp.abs(rows).max(axis=1), np.finfo(rows.dtype).tiny)
+    scaled = rows / peaks[:, None]
+    return xp.sqrt(xp.einsum("ij,ij->i", scaled, scaled)) * peaks
 
 
 def _backward_in_pieces(
-    net: MLP, x: Any, y: Any, loss: str | Loss, *, input_gradient: bool
+    net: MLP, x: Array, y: Array, loss: Loss, *, input_gradient: bool
 ) -> Iterator[tuple[slice, Trace, Gradients]]:
-    entry = net.check_loss(loss)
-    x, y = net.check_data(x, y, entry)
     step = max(1, PIECE // max(net.layer_sizes))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         trace = net.forward(x[rows])
-        yield rows, trace, net.backward(trace, y[rows], entry, input_gradient=input_gradient)
+        yield rows, trace, net.backward(trace, y[rows], loss, input_gradient=input_gradient)

@@ -84,7 +84,7 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rise linearly for `epochs` epochs, then follow `schedule` from its beginning."""
+    """Rise linearly from 0 for `epochs` epochs, then follow `schedule` from its beginning."""
 
     schedule: Schedule
     epochs: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -14,7 +15,7 @@ from backprop_gpu.errors import TrainingDiverged
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import Gradients, Trace, feed_forward, first_rows, propagate_back
+from backprop_gpu.network import Gradients, Trace, feed_forward, propagate_back
 from backprop_gpu.optimizers import Optimizer, learning_rate_at
 from backprop_gpu.per_sample import clip_samples
 from backprop_gpu.shuffle import shuffled
@@ -140,7 +141,7 @@ class Steps:
 
     def _give_up(self, epoch: int, layer: int | None, history: History) -> NoReturn:
         self.net.parameters[...] = self.good
-        where = f"layer {layer}" if layer else "the loss"
+        where = f"layer {layer}" if layer else "the loss or a layer before it"
         raise TrainingDiverged(
             f"NaN or infinity arose in epoch {epoch}, in {where}; training stopped, and the "
             "network holds its last good parameters. Try a lower learning rate, clip_norm=1, or "
@@ -149,6 +150,14 @@ class Steps:
             layer,
             history,
         )
+
+
+def first_rows(trace: Trace, out: Gradients, n: int) -> tuple[Trace, Gradients]:
+    """Return views of a trace and of gradients (without dC/dx) for a batch of n samples."""
+    trace = Trace(tuple(a[:n] for a in trace.a), tuple(z[:n] for z in trace.z))
+    deltas = tuple(delta[:n] for delta in out.deltas)
+    dC_da = tuple(dC_da[:n] for dC_da in out.activations[1:] if dC_da is not None)
+    return trace, replace(out, deltas=deltas, activations=(None, *dC_da))
 
 
 def clipping(

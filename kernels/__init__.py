@@ -30,7 +30,7 @@ SIGNATURES = {
     "g_prime_of_a": "real g_prime(real a)",
     "g_prime_of_z": "real g_prime(real z)",
     "loss_term": "real loss_term(real z, real a, real y, real m)",
-    "loss_slope": "real loss_slope(real a, real y, real m)",
+    "loss_slope": "real loss_slope(real z, real a, real y, real m)",
     "output_slope": "real output_slope(real z, real a, real y, real m)",
     "update_one": (
         "void update_one(real& p, real g, real& s0, real& s1, real learning_rate, real decay,"
@@ -40,7 +40,7 @@ SIGNATURES = {
 
 THREADS = 256  # in a block; MAX_THREADS of common.cuh
 WARP = 32
-MAX_BLOCKS = 1024  # enough to fill any GPU; the threads of a grid then walk on
+MAX_BLOCKS = 2048  # enough to fill the GPUs of today; the threads of a grid then walk on
 ROWS_PER_THREAD = 8  # how many rows a thread of a column sum adds up, at least
 MAX_ROW_BLOCKS = 256
 

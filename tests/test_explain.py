@@ -4,7 +4,6 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -672,13 +671,3 @@ def test_every_rendering(name, textbook):
     known = "begin end frac partial cdot sum quad underbrace text times Bigl Bigr bigl bigr"
     known += " sigma varphi Phi le max tanh ln"
     assert set(re.findall(r"\\([a-zA-Z]+)", latex)) <= set(known.split())
-
-
-def test_the_page_shows_what_is_printed(capsys):
-    page = (Path(__file__).parent.parent / "docs" / "explain.md").read_text()
-    namespace = {}
-    for code, shown in re.findall(
-        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", page, re.DOTALL | re.MULTILINE
-    ):
-        exec(code, namespace)
-        assert capsys.readouterr().out == shown

@@ -302,3 +302,14 @@ def test_a_gradient_in_float64_leaves_a_float32_network_float32(backend):
     grads = net.backward(net.forward(x), y, wide)
     assert {array.dtype for array in (grads.C, grads.flat, *grads.deltas)} == {np.dtype("float32")}
     bp.check_gradients(net, x, y, wide)
+
+
+@pytest.mark.parametrize(("dtype", "z"), [("float32", 30.0), ("float64", 37.0), ("float64", 700.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gradients_of_outputs_that_round_to_0_or_1_are_exact(dtype, z, sign):
+    """dC/da of the wrong side: 1 / (1 - a) is 1 + e^z, though a has rounded to 1."""
+    net = bp.MLP([1, 1], ["sigmoid"], device="cpu", dtype=dtype)
+    net.set_parameters([[[sign * z]]], [[0.0]])
+    grads = net.backward(net.forward([[1.0]]), [[0.0 if sign > 0 else 1.0]], "bce")
+    expected = sign * float(1 + mpmath.exp(z))
+    assert float(grads.activations[1][0, 0]) == pytest.approx(expected, rel=4 * float(np.finfo(dtype).eps))

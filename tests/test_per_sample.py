@@ -107,3 +107,12 @@ def test_limits_that_make_no_sense_are_refused(limit):
     net, (x, y) = network(), data()
     with pytest.raises(ValueError, match="clip_sample_norm"):
         bp.train(net, x, y, clip_sample_norm=limit)
+
+
+def test_large_samples_are_clipped_and_do_not_overflow():
+    net = bp.MLP([1, 1], ["identity"], device="cpu")
+    net.set_parameters([[[1.0]]], [[0.0]])
+    x, y = [[1e12]], [[0.0]]
+    assert np.isfinite(bp.per_sample_gradient_norms(net, x, y)).all()
+    bp.train(net, x, y, optimizer=bp.SGD(1.0), clip_sample_norm=1.0)
+    np.testing.assert_allclose(net.weights[0], 0, atol=1e-6)

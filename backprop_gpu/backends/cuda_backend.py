@@ -72,7 +72,6 @@ class CudaBackend:
         self._on_device = on_device
         self.device = device
         self._launcher = launcher
-        self._scratch: dict[str, Array] = {}
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         return self._on_device()
@@ -81,6 +80,9 @@ class CudaBackend:
         with self.computing():
             if on_gpu(values) and not hasattr(values, "__cuda_array_interface__"):
                 values = self.xp.from_dlpack(values)
+            if not on_gpu(values):  # what CuPy has no dtype for, NumPy converts
+                with np.errstate(over="ignore"):
+                    values = np.ascontiguousarray(values, dtype=dtype)
             return self.xp.ascontiguousarray(self.xp.asarray(values), dtype=dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
@@ -162,9 +164,11 @@ class CudaBackend:
         else:
             loss.output_delta(self.xp, activation, z, a, y, C, dC_da, delta)
             return
-        partial = self._temporary(partial_sums, a.dtype)
+        by_rows = delta is not None and program[0] == "loss" and activation.cuda_rows is not None
+        slope = delta if by_rows and dC_da is None else dC_da
+        partial = self.empty((partial_sums,), a.dtype)
         z_in = z if canonical or activation.derivative_from == "z" else None
-        arrays = (z_in, a, y, dC_da, delta, partial)
+        arrays = (z_in, a, y, slope, None if by_rows else delta, partial)
         self._launch(
             program, name, launch, (*arrays, np.int64(size), np.int32(outputs), one_over_n)
         )
@@ -174,6 +178,8 @@ class CudaBackend:
             kernels.one_block(),
             (partial, C, np.int32(partial_sums), one_over_n),
         )
+        if by_rows:  # dC/dz of one output depends on dC/da of all
+            self.delta(slope, activation, a, delta)
 
     def column_sum(self, array: Array, out: Array) -> None:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)
@@ -211,7 +217,8 @@ class CudaBackend:
     def synchronize(self) -> None:
         cuda = getattr(self.xp, "cuda", None)
         if cuda is not None:
-            cuda.get_current_stream().synchronize()
+            with self.computing():
+                cuda.get_current_stream().synchronize()
 
     def _launch(
         self,
@@ -237,7 +244,7 @@ class CudaBackend:
         rows, columns = summed.shape
         launch, rows_per_block = kernels.column_tiles(rows, columns)
         row_blocks = launch.grid[1]
-        partial = self._temporary(row_blocks * columns, out.dtype)
+        partial = self.empty((row_blocks * columns,), out.dtype)
         sizes = (np.int64(rows), np.int32(columns), np.int64(rows_per_block))
         self._launch(program, name, launch, (*arrays, partial, *sizes))
         self._launch(
@@ -246,12 +253,6 @@ class CudaBackend:
             kernels.columns(columns),
             (partial, out, np.int32(row_blocks), np.int32(columns)),
         )
-
-    def _temporary(self, size: int, dtype: np.dtype[Any]) -> Array:
-        """Return scratch memory, allocated once: the kernels of one stream take turns with it."""
-        if dtype.name not in self._scratch or self._scratch[dtype.name].size < size:
-            self._scratch[dtype.name] = self.empty((size,), dtype)
-        return self._scratch[dtype.name][:size]
 
 
 @cache
@@ -266,14 +267,18 @@ def _loss_functions(
     """Return the device functions of `loss_delta`, or None if an expression is missing."""
     term = loss.cuda_canonical if canonical else loss.cuda
     slope = loss.cuda_gradient
+    if canonical and loss.cuda_canonical_gradient is not None:
+        slope = loss.cuda_canonical_gradient
     if term is None or slope is None:
         return None
     if canonical:
         output_slope = "return a - y;"
+    elif activation.cuda_rows is not None:
+        output_slope = "return real(0);"  # by a kernel of its own
     elif activation.cuda_derivative is None or activation.jacobian_product is not None:
         return None
     else:
-        output_slope = f"return loss_slope(a, y, m) * ({activation.cuda_derivative});"
+        output_slope = f"return loss_slope(z, a, y, m) * ({activation.cuda_derivative});"
     return (
         ("loss_term", f"return {term};"),
         ("loss_slope", f"return {slope};"),

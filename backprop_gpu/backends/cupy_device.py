@@ -14,6 +14,10 @@ from backprop_gpu.backends.cuda_backend import CudaBackend
 INSTALL = (
     'pip install "backprop-gpu[cuda13]" (driver 580 or newer) or "backprop-gpu[cuda12]", never both'
 )
+DRIVER = (
+    "an NVIDIA GPU is needed, and a driver that is new enough for this CuPy: 580 or newer for "
+    "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
+)
 OPTIONS = ("--std=c++17",)
 
 
@@ -32,9 +36,9 @@ def unusable(index: int = 0) -> str | None:
     try:
         count = runtime.getDeviceCount()
     except Exception as error:
-        return f"CUDA finds no GPU ({_short(error)}); an NVIDIA GPU and its driver are needed"
+        return f"CUDA finds no GPU ({_short(error)}); {DRIVER}"
     if count == 0:
-        return "CUDA finds no GPU; an NVIDIA GPU and its driver are needed"
+        return f"CUDA finds no GPU; {DRIVER}"
     if index >= count:
         return f"there is no CUDA device {index}; the last of {count} is cuda:{count - 1}"
     try:

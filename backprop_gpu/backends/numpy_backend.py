@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,32 @@ TILE = 1 << 16
 SMALL = 5e7
 
 
-@contextmanager
-def _quietly_on_one_thread() -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(np.errstate(all="ignore"))
-        blas = _blas()
-        if blas is not None:
-            stack.enter_context(blas.limit(limits=1))
-        yield
+class _OneThread:
+    """Keeps BLAS on one thread while anybody is inside: its setting is the whole process's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1 and (blas := _blas()) is not None:
+                self._limit = blas.limit(limits=1)
+        try:
+            with np.errstate(all="ignore"):
+                yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0 and self._limit is not None:
+                    self._limit.restore_original_limits()
+                    self._limit = None
+
+
+_quietly_on_one_thread = _OneThread()
 
 
 @cache  # looking for the library takes as long as many small steps

@@ -45,7 +45,7 @@ class Backend(Protocol):
         """Bring values to the device, C-contiguous, in dtype; no copy if that is what they are."""
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
-        """Bring an array to the CPU. The only call in training that waits for the device."""
+        """Bring an array to the CPU, and wait until it is computed."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Allocate an array, uninitialised."""
