@@ -10,7 +10,7 @@ CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
 .NOTPARALLEL:
-.PHONY: help run test bench lint format types docs wheel clean
+.PHONY: help run test bench lint format types docs browser wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -37,6 +37,12 @@ types: .venv/.dev  ## Check the types
 	@rm -rf .venv/types/backprop_gpu && mkdir -p .venv/types/backprop_gpu
 	@ln -s $(CURDIR)/backprop_gpu/* $(CURDIR)/kernels .venv/types/backprop_gpu
 	cd .venv/types && ../bin/mypy --config-file ../../pyproject.toml --package backprop_gpu
+
+browser:  ## Install Chromium for the tests of the HTML page, as root on Debian
+	@if ! command -v chromium >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -qq -y chromium fonts-dejavu-core >/dev/null; \
+	  else echo 'make: no chromium: the tests of the HTML page will be skipped'; fi; fi
 
 docs: .venv/.dev  ## Draw the pictures of docs/ again
 	$(BIN)/python docs/make_pictures.py

@@ -312,4 +312,6 @@ def test_gradients_of_outputs_that_round_to_0_or_1_are_exact(dtype, z, sign):
     net.set_parameters([[[sign * z]]], [[0.0]])
     grads = net.backward(net.forward([[1.0]]), [[0.0 if sign > 0 else 1.0]], "bce")
     expected = sign * float(1 + mpmath.exp(z))
-    assert float(grads.activations[1][0, 0]) == pytest.approx(expected, rel=4 * float(np.finfo(dtype).eps))
+    assert float(grads.activations[1][0, 0]) == pytest.approx(
+        expected, rel=4 * float(np.finfo(dtype).eps)
+    )

@@ -113,7 +113,7 @@ def train(
     hidden layer, with or without one for the last. By default hidden layers have leaky_relu, and
     the last what suits the loss.
 
-    If training diverges or is interrupted, OUTPUT holds the last good parameters.
+    If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
     """
     tables.known_suffix(output, [".safetensors"])
     backend, reason = choose_backend(device)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from backprop_gpu.cli import tables, workflow
+from backprop_gpu.cli import columns, tables, workflow
 from backprop_gpu.cli.parts import FILE, device_option, examples
 from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
@@ -148,8 +148,14 @@ def _subject(
         raise DomainError(f"{net} needs a sample to explain: name a data file after it")
     saved, preparation = workflow.open_network(net, device)
     suffix = tables.known_suffix(data, (".npz", *tables.COLUMNS))
-    targets = preparation.targets if suffix in tables.COLUMNS else ()
-    samples = tables.read_samples([data], targets, labels=bool(preparation.classes))
+    targets: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    if suffix in tables.COLUMNS:
+        targets = preparation.targets
+        known = {*preparation.features, *targets}
+        names = columns.read_columns(data).column_names
+        unused = tuple(name for name in names if name not in known)
+    samples = tables.read_samples([data], targets, unused, labels=bool(preparation.classes))
     x, y = tables.read_inputs(data, preparation.features, preparation.targets), samples.y
     x, y = _rows(x, y, rows, str(data))
     if preparation.classes:

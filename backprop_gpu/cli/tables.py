@@ -125,7 +125,7 @@ def read_inputs(path: Path, features: Sequence[str], targets: Sequence[str]) -> 
             f"its columns are {columns.quoted(table.column_names)}"
         )
     names = features or columns.other_columns(path, table, targets)
-    return columns.numbers(path, table, names)
+    return columns.numbers(path, table, names, "give rows without it")
 
 
 def write_columns(suffix: str, names: Sequence[str], values: Sequence[NDArray[Any]]) -> bytes:

@@ -12,6 +12,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+from backprop_gpu.backends.cupy_device import OPTIONS
+
 RESOURCES = re.compile(
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 )
@@ -32,7 +34,9 @@ def nvrtc_unavailable_reason() -> str | None:
 
 def compile_for(source: str, arch: int, name_hint: str = "kernel") -> str:
     """The log of compiling for sm_`arch`; CompileError if registers do not hold every variable."""
-    options = ("--std=c++17", f"--gpu-architecture=sm_{arch}", "--ptxas-options=-v")
+    # As CuPy compiles, which puts -ftz=true behind whatever options it is given.
+    target = f"--gpu-architecture=sm_{arch}"
+    options = (*OPTIONS, "-ftz=true", target, "--ptxas-options=-v")
     encoded = [option.encode() for option in options]
     library = nvrtc()
     program = ctypes.c_void_p()
