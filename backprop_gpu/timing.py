@@ -28,6 +28,9 @@ Timer = Callable[["Block", Callable[[], None], int], Sequence[float]]
 class Block:
     """As many calls in a row as take about `seconds`, until the device has done them all.
 
+    It is `least` calls or more, unless a call takes more than a second: so many that what `repeat`
+    does once is little of it.
+
     Attributes
     ----------
     calls : int
@@ -35,12 +38,15 @@ class Block:
         The seconds of every block.
     """
 
-    def __init__(self, repeat: Repeat, seconds: float, synchronize: Callable[[], None]) -> None:
+    def __init__(
+        self, repeat: Repeat, seconds: float, synchronize: Callable[[], None], least: int = 1
+    ) -> None:
         self.repeat, self.synchronize = repeat, synchronize
         self.calls = 1
         self.times: Sequence[float] = []
         self.estimate = self.timed()
         if self.estimate < WARM_SECONDS:
+            self.calls = least
             while (estimate := min(self.timed(), self.timed())) < seconds / 2:
                 self.calls *= 2
             self.estimate = estimate
@@ -81,6 +87,7 @@ def measure(
     seconds: float,
     synchronize: Callable[[], None],
     timer: Timer = time_plainly,
+    least: int = 1,
 ) -> dict[str, Block]:
     """Warm up and time calls that are to be compared, in turn.
 
@@ -93,9 +100,14 @@ def measure(
     synchronize : callable
         Waits for the device.
     timer : Timer
+    least : int
+        Calls in a block of the first, unless they take more than a second each.
     """
     length = max(LEAST_SECONDS, seconds / BLOCKS)
-    blocks = {name: Block(repeat, length, synchronize) for name, repeat in calls.items()}
+    blocks = {
+        name: Block(repeat, length, synchronize, 1 if i else least)
+        for i, (name, repeat) in enumerate(calls.items())
+    }
     first, *others = blocks.values()
     times: list[list[float]] = [[] for _ in others]
 

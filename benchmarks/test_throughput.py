@@ -14,7 +14,7 @@ from benchmarks.plain_numpy import plain
 
 BATCHES = (1, 16, 256, 4096, 16_384)
 MOST_FLOPS = 1e12  # a step of more takes too long on a CPU
-SECONDS, QUICK_SECONDS = 0.5, 0.05
+SECONDS, QUICK_SECONDS = 0.4, 0.05
 RIVALS = {"plain": plain}  # by name: what else is timed on the same data
 
 

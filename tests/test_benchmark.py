@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_what_is_compared_is_timed_in_turn_and_waited_for(monkeypatch):
     assert blocks["slow"].spread == pytest.approx(0)
     assert len(blocks["slow"].times) == timing.LEAST_BLOCKS
     assert now[0] < 9  # the slow call: once to warm up, and three times
+
+
+def test_a_training_run_is_long_enough_to_be_started():
+    made = []
+
+    def repeat(times):
+        made.append(times)
+        time.sleep(1e-4 * times)
+
+    blocks = timing.measure(dict.fromkeys("ab", repeat), 0.001, lambda: None, least=3)
+    assert blocks["a"].calls % 3 == 0
+    assert blocks["b"].calls % 3 != 0
+    assert set(made) >= {1, 3}
 
 
 def test_a_median_is_not_moved_by_one_slow_block():
