@@ -89,7 +89,7 @@ def check_installed() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("scikit-learn", "sklearn", "the demo with its digits") from error
+        raise MissingExtraError("scikit-learn", "sklearn", "the demo's data set") from error
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
