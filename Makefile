@@ -41,7 +41,8 @@ types: .venv/.dev  ## Check the types
 browser:  ## Install Chromium for the tests of the HTML page, as root on Debian
 	@if ! command -v chromium >/dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && apt-get install -qq -y chromium fonts-dejavu-core >/dev/null; \
+	    { apt-get update -qq && apt-get install -qq -y chromium fonts-dejavu-core >/dev/null; } || \
+	    echo 'make: chromium could not be installed: the tests of the HTML page will be skipped'; \
 	  else echo 'make: no chromium: the tests of the HTML page will be skipped'; fi; fi
 
 docs: .venv/.dev  ## Draw the pictures of docs/ again
