@@ -55,10 +55,9 @@ class Steps:
         trace = net.new_trace(self.x_batch, keep_z=keep_z)
         gradients = net.new_gradients(batch_size, share=True)
         rest = n - self.batches[-1].start
-        self.spaces = {
-            batch_size: (trace, gradients),
-            rest: first_rows(trace, gradients, rest),
-        }
+        self.spaces = {batch_size: (trace, gradients)}
+        if rest < batch_size:
+            self.spaces[rest] = first_rows(trace, gradients, rest)
         self.state = [backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         self.good = net.parameters.copy()
 
@@ -154,10 +153,17 @@ class Steps:
 
 def first_rows(trace: Trace, out: Gradients, n: int) -> tuple[Trace, Gradients]:
     """Return views of a trace and of gradients (without dC/dx) for a batch of n samples."""
-    trace = Trace(tuple(a[:n] for a in trace.a), tuple(z[:n] for z in trace.z))
-    deltas = tuple(delta[:n] for delta in out.deltas)
-    dC_da = tuple(dC_da[:n] for dC_da in out.activations[1:] if dC_da is not None)
-    return trace, replace(out, deltas=deltas, activations=(None, *dC_da))
+    a, deltas = tuple(a[:n] for a in trace.a), tuple(delta[:n] for delta in out.deltas)
+    # Arrays that share their memory stay one object: backends then leave out what is not kept.
+    z = tuple(
+        head if whole is shared else whole[:n]
+        for whole, shared, head in zip(trace.z, trace.a[1:], a[1:], strict=True)
+    )
+    dC_da = tuple(
+        head if whole is shared or whole is None else whole[:n]
+        for whole, shared, head in zip(out.activations[1:], out.deltas, deltas, strict=True)
+    )
+    return Trace(a, z), replace(out, deltas=deltas, activations=(None, *dC_da))
 
 
 def clipping(
