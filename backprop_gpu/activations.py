@@ -19,7 +19,7 @@ from backprop_gpu.arrays import Array, ArrayModule, check_result
 from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry
 from backprop_gpu.special import normal_cdf
 
-Elementwise = Callable[[ArrayModule, Array], Array]
+Elementwise = Callable[..., Array]
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,29 @@ class Activation:
             raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
         object.__setattr__(self, "kinks", tuple(self.kinks))
 
+    @property
+    def in_place(self) -> bool:
+        """Whether `function` and `derivative` can fill an array that they are given.
+
+        They then do nothing but call array functions with ``out=``: training allocates nothing
+        for them, and NumPy repeats the calls without asking them again.
+        """
+        return all(hasattr(f, "fills") for f in (self.function, self.derivative))
+
+    def apply(self, xp: ArrayModule, z: Array, out: Array) -> None:
+        """out = a = g(z); `out` may be z."""
+        if self.in_place:
+            self.function(xp, z, out)
+        else:
+            out[...] = self.function(xp, z)
+
     def delta(self, xp: ArrayModule, dC_da: Array, reference: Array, out: Array) -> None:
         """out = delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
-        if self.jacobian_product is None:
-            xp.multiply(dC_da, self.derivative(xp, reference), out=out)
-        else:
+        if self.jacobian_product is not None:
             out[...] = self.jacobian_product(xp, dC_da, reference)
+            return
+        slope = (xp.empty_like(out),) if self.in_place else ()
+        xp.multiply(dC_da, self.derivative(xp, reference, *slope), out=out)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Entries of the table are pickled by name: their functions can't be.
@@ -116,19 +133,41 @@ def LeakyReLU(leak: float = 0.01) -> Activation:
     return _leaky_relu(float(leak))
 
 
+def _in_place(function: Callable[[ArrayModule, Array, Array], None]) -> Elementwise:
+    """Let a function that fills its third argument make a new array where it is not given."""
+
+    def elementwise(xp: ArrayModule, t: Array, out: Array | None = None) -> Array:
+        out = xp.empty_like(t) if out is None else out
+        function(xp, t, out)
+        return out
+
+    elementwise.fills = True  # type: ignore[attr-defined]
+    return elementwise
+
+
 @cache  # one entry a slope, so that two networks with the same slope have equal activations
 def _leaky_relu(leak: float) -> Activation:
-    def function(xp: ArrayModule, z: Array) -> Array:
+    @_in_place
+    def function(xp: ArrayModule, z: Array, out: Array) -> None:
         if leak == 0:  # 0 * inf would be NaN
-            return xp.maximum(z, 0)
-        return xp.maximum(z, leak * z) if leak <= 1 else xp.minimum(z, leak * z)
+            xp.maximum(z, 0, out=out)
+            return
+        leaked = xp.empty_like(z) if out is z else out
+        xp.multiply(z, leak, out=leaked)
+        (xp.maximum if leak <= 1 else xp.minimum)(z, leaked, out=out)
 
-    def derivative(xp: ArrayModule, t: Array) -> Array:
-        slope = (t > 0).astype(t.dtype)
+    @_in_place
+    def derivative(xp: ArrayModule, t: Array, out: Array) -> None:
+        above = xp.empty_like(t, dtype=bool)
+        xp.greater(t, 0, out=above)
+        xp.copyto(out, above)  # 1 or 0
         if 0 <= leak <= 1:  # exact, and many times faster than where
-            return xp.maximum(slope, leak, out=slope)
-        slope[slope == 0] = leak
-        return slope
+            xp.maximum(out, leak, out=out)
+        else:
+            leaked = xp.empty_like(out)
+            xp.subtract(1, out, out=leaked)
+            xp.multiply(leaked, leak, out=leaked)
+            xp.add(out, leaked, out=out)
 
     # For a leak >= 0, a has the sign of z: a > 0 exactly where z > 0.
     t: Literal["a", "z"] = "a" if leak >= 0 else "z"
@@ -152,22 +191,53 @@ def _leaked(leak: float) -> str:
     return f"real({leak!r}) * z" if leak else "(z == z ? real(0) : z)"  # NaN stays NaN
 
 
-def _sigmoid(xp: ArrayModule, z: Array) -> Array:
+@_in_place
+def _identity(xp: ArrayModule, z: Array, out: Array) -> None:
+    if out is not z:
+        xp.copyto(out, z)
+
+
+@_in_place
+def _ones(xp: ArrayModule, a: Array, out: Array) -> None:
+    xp.copyto(out, 1)
+
+
+@_in_place
+def _sigmoid(xp: ArrayModule, z: Array, out: Array) -> None:
     # exp may overflow to infinity for z << 0, and 1/(1 + inf) is the right 0.
-    a = xp.exp(-z)
-    a += 1
-    return xp.divide(1, a, out=a)
+    xp.negative(z, out=out)
+    xp.exp(out, out=out)
+    xp.add(out, 1, out=out)
+    xp.divide(1, out, out=out)
 
 
-def _sigmoid_derivative(xp: ArrayModule, a: Array) -> Array:
-    slope = 1 - a
-    slope *= a
-    return slope
+@_in_place
+def _sigmoid_derivative(xp: ArrayModule, a: Array, out: Array) -> None:
+    xp.subtract(1, a, out=out)
+    xp.multiply(out, a, out=out)
 
 
-def _tanh_derivative(xp: ArrayModule, a: Array) -> Array:
-    slope = a * a
-    return xp.subtract(1, slope, out=slope)
+@_in_place
+def _tanh(xp: ArrayModule, z: Array, out: Array) -> None:
+    xp.tanh(z, out=out)
+
+
+@_in_place
+def _tanh_derivative(xp: ArrayModule, a: Array, out: Array) -> None:
+    xp.multiply(a, a, out=out)
+    xp.subtract(1, out, out=out)
+
+
+@_in_place
+def _softplus(xp: ArrayModule, z: Array, out: Array) -> None:
+    xp.logaddexp(z, 0, out=out)
+
+
+@_in_place
+def _softplus_derivative(xp: ArrayModule, a: Array, out: Array) -> None:
+    xp.negative(a, out=out)
+    xp.expm1(out, out=out)
+    xp.negative(out, out=out)
 
 
 def _softmax(xp: ArrayModule, z: Array) -> Array:
@@ -283,8 +353,8 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
 for _entry in (
     Activation(
         name="identity",
-        function=lambda xp, z: z.copy(),
-        derivative=lambda xp, a: xp.ones_like(a),
+        function=_identity,
+        derivative=_ones,
         derivative_from="a",
         latex=r"z",
         latex_derivative=r"1",
@@ -304,7 +374,7 @@ for _entry in (
     ),
     Activation(
         name="tanh",
-        function=lambda xp, z: xp.tanh(z),
+        function=_tanh,
         derivative=_tanh_derivative,
         derivative_from="a",
         latex=r"\tanh z",
@@ -328,8 +398,8 @@ for _entry in (
     ),
     Activation(
         name="softplus",
-        function=lambda xp, z: xp.logaddexp(z, z.dtype.type(0)),
-        derivative=lambda xp, a: -xp.expm1(-a),
+        function=_softplus,
+        derivative=_softplus_derivative,
         derivative_from="a",
         latex=r"\ln(1 + e^{z})",
         latex_derivative=r"1 - e^{-a}",

@@ -18,7 +18,7 @@ from backprop_gpu.errors import GradientError, check_count, check_positive
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Layer
-from backprop_gpu.optimizers import SGD
+from backprop_gpu.optimizers import SGD, numbers_of
 
 Matrix = NDArray[np.float64]
 
@@ -146,7 +146,9 @@ def _analytic(
         after = net.parameters.copy()
         with net.backend.computing():
             optimizer = SGD(learning_rate=1.0, weight_decay=weight_decay)
-            net.backend.update(optimizer, after, grads.flat.copy(), (), 1.0, 1, net.weight_count)
+            (first,) = numbers_of(optimizer, range(1), np.zeros(1))
+            numbers = net.backend.asarray(first, net.dtype)
+            net.backend.update(optimizer, after, grads.flat.copy(), (), numbers, net.weight_count)
             grads.flat[...] = net.parameters - after
 
     def exact(array: Array) -> Matrix:

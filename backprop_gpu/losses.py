@@ -16,6 +16,10 @@ from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
 
+# (xp, a, y, share, C, out): C = share * sum_i C_i, of shape (1,), and out = share * dC_i/da, with
+# nothing but array functions and ``out=``.
+InPlace = Callable[[ArrayModule, Array, Array, float, Array, Array], None]
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -76,6 +80,11 @@ class Loss:
                 f"targets is {self.targets!r}; expected 'any', 'unit interval' or 'distribution'"
             )
 
+    @property
+    def in_place(self) -> InPlace | None:
+        """What computes value and gradient at once without allocating, if there is such a thing."""
+        return IN_PLACE.get((self.value, self.gradient))
+
     def is_canonical_for(self, activation: Activation) -> bool:
         """Return whether delta = a - y for this output activation."""
         return self.canonical is not None and activation == find_activation(self.canonical)
@@ -90,20 +99,24 @@ class Loss:
         C: Array,
         dC_da: Array | None,
         delta: Array | None,
+        n: int | None = None,
     ) -> None:
-        """Compute what `Backend.output_delta` says, with array functions."""
-        n = len(a)
+        """Compute what `Backend.output_delta` says, with array functions.
+
+        The rows may be some of a batch of `n` samples; C is then their share of the batch's.
+        """
+        n = n or len(a)
         canonical = self.is_canonical_for(activation)
         if canonical and self.canonical_value is not None:
             C_i = self.canonical_value(xp, z, y)
         else:
             C_i = self.value(xp, a, y)
-        if getattr(C_i, "shape", None) != (n,):
-            check_result(C_i, (n,), f"the value of the loss {self.name!r}", a.shape)
+        if getattr(C_i, "shape", None) != (len(a),):
+            check_result(C_i, (len(a),), f"the value of the loss {self.name!r}", a.shape)
         C[0] = C_i.sum() / n
 
-        if delta is dC_da and canonical:
-            dC_da = None  # delta takes its place, and does not need it
+        if delta is dC_da:
+            dC_da = None  # delta takes its place
         gradient = None
         if dC_da is not None or (delta is not None and not canonical):
             if canonical and self.canonical_gradient is not None:
@@ -156,6 +169,40 @@ def _squared_errors(xp: ArrayModule, a: Array, y: Array) -> Array:
     error = a - y
     error *= error
     return error.sum(axis=1)
+
+
+def _squared_errors_gradient(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return 2 * (a - y)
+
+
+def _squared_errors_in_place(
+    xp: ArrayModule, a: Array, y: Array, share: float, C: Array, out: Array
+) -> None:
+    xp.subtract(a, y, out=out)
+    errors = out.reshape(-1)
+    xp.dot(errors, errors, out=C.reshape(()))
+    xp.multiply(C, share, out=C)
+    xp.multiply(out, 2 * share, out=out)
+
+
+def _mean_squared_errors(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return _squared_errors(xp, a, y) / a.shape[1]
+
+
+def _mean_squared_errors_gradient(xp: ArrayModule, a: Array, y: Array) -> Array:
+    return (2 / a.shape[1]) * (a - y)
+
+
+def _mean_squared_errors_in_place(
+    xp: ArrayModule, a: Array, y: Array, share: float, C: Array, out: Array
+) -> None:
+    _squared_errors_in_place(xp, a, y, share / a.shape[1], C, out)
+
+
+IN_PLACE: dict[tuple[LossFunction, LossFunction], InPlace] = {
+    (_squared_errors, _squared_errors_gradient): _squared_errors_in_place,
+    (_mean_squared_errors, _mean_squared_errors_gradient): _mean_squared_errors_in_place,
+}
 
 
 def _binary_cross_entropy(xp: ArrayModule, a: Array, y: Array) -> Array:
@@ -239,7 +286,7 @@ for _entry in (
     Loss(
         name="sse",
         value=_squared_errors,
-        gradient=lambda xp, a, y: 2 * (a - y),
+        gradient=_squared_errors_gradient,
         latex=r"\sum_j (a_j - y_j)^2",
         latex_gradient=r"2\,(a_j - y_j)",
         cuda="(a - y) * (a - y)",
@@ -247,8 +294,8 @@ for _entry in (
     ),
     Loss(
         name="mse",
-        value=lambda xp, a, y: _squared_errors(xp, a, y) / a.shape[1],
-        gradient=lambda xp, a, y: (2 / a.shape[1]) * (a - y),
+        value=_mean_squared_errors,
+        gradient=_mean_squared_errors_gradient,
         latex=r"\frac{1}{m} \sum_j (a_j - y_j)^2",
         latex_gradient=r"\frac{2}{m}\,(a_j - y_j)",
         cuda="(a - y) * (a - y) / m",

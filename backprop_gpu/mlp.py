@@ -302,13 +302,11 @@ class MLP:
         )
         return Trace((x, *a), z)
 
-    def new_gradients(
-        self, n: int, *, input_gradient: bool = False, share: bool = False
-    ) -> Gradients:
-        """Allocate gradients for n samples. With `share`, delta overwrites dC/da."""
+    def new_gradients(self, n: int, *, input_gradient: bool = False) -> Gradients:
+        """Allocate gradients for n samples."""
         nodes = self.layer_sizes[1:]
         deltas = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
-        dC_da = deltas if share else tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
+        dC_da = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
         dC_dx = self.backend.empty((n, self.layer_sizes[0]), self.dtype) if input_gradient else None
         flat = self.backend.empty(self.parameters.shape, self.dtype)
         weights, biases = split_parameters(flat, self._weight_shapes())

@@ -11,7 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import (
@@ -46,8 +49,8 @@ class Optimizer(Protocol):
     def weight_decay(self) -> float:
         """The penalty's factor."""
 
-    def corrections(self, step: int) -> tuple[float, float]:
-        """Return the numbers that depend on the step, which is counted from 1."""
+    def corrections(self, step: Any) -> tuple[Any, Any]:
+        """Return the numbers that depend on the step, an array of them counted from 1."""
 
     def update(
         self,
@@ -55,11 +58,15 @@ class Optimizer(Protocol):
         p: Array,
         g: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Sequence[Any],
         decayed: int,
     ) -> None:
-        """Update p in place; its first `decayed` entries are weights. `g` may be overwritten."""
+        """Update p in place; its first `decayed` entries are weights. `g` may be overwritten.
+
+        `numbers` are the learning rate, the weight decay and the two corrections, each a number
+        or an array of shape (). If the optimizer has a true attribute ``in_place``, update does
+        nothing but call array functions with ``out=``, and NumPy repeats these calls.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class SGD:
     nesterov: bool = False
     weight_decay: float = 0.0
 
+    in_place: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _check_rates(self)
         _check_fractions(self, "momentum")
@@ -101,7 +110,7 @@ class SGD:
         move = f"{mu} * s0 - learning_rate * g" if self.nesterov else "s0"
         return f"g += decay * p; s0 = {mu} * s0 - learning_rate * g; p += {move};"
 
-    def corrections(self, step: int) -> tuple[float, float]:
+    def corrections(self, step: Any) -> tuple[Any, Any]:
         return 0.0, 0.0
 
     def update(
@@ -110,22 +119,24 @@ class SGD:
         p: Array,
         g: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Sequence[Any],
         decayed: int,
     ) -> None:
+        learning_rate, decay, *_ = numbers
         if self.weight_decay and decayed:
-            g[:decayed] += self.weight_decay * p[:decayed]
-        g *= learning_rate
+            _add_product(xp, g[:decayed], p[:decayed], decay)
+        xp.multiply(g, learning_rate, out=g)
         if not self.momentum:
-            p -= g
+            xp.subtract(p, g, out=p)
             return
         (v,) = state
-        v *= self.momentum
-        v -= g
-        p += v
-        if self.nesterov:  # p + (momentum v - g), of which v has been added
-            p += (self.momentum - 1) * v - g
+        xp.multiply(v, self.momentum, out=v)
+        xp.subtract(v, g, out=v)
+        if not self.nesterov:
+            xp.add(p, v, out=p)
+            return
+        xp.subtract(p, g, out=p)
+        _add_product(xp, p, v, self.momentum)
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,7 @@ class Adam:
     weight_decay: float = 0.0
 
     slots: ClassVar[int] = 2
+    in_place: ClassVar[bool] = True
     decoupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -167,7 +179,7 @@ class Adam:
             f" p -= learning_rate * (s0 / c0) / (sqrt(s1 / c1) + real({self.epsilon!r}));"
         )
 
-    def corrections(self, step: int) -> tuple[float, float]:
+    def corrections(self, step: Any) -> tuple[Any, Any]:
         return 1 - self.beta1**step, 1 - self.beta2**step
 
     def update(
@@ -176,26 +188,33 @@ class Adam:
         p: Array,
         g: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Sequence[Any],
         decayed: int,
     ) -> None:
-        if self.weight_decay and decayed:
-            if self.decoupled:
-                p[:decayed] -= (learning_rate * self.weight_decay) * p[:decayed]
-            else:
-                g[:decayed] += self.weight_decay * p[:decayed]
+        learning_rate, decay, c0, c1 = numbers
         m, v = state
-        c0, c1 = self.corrections(step)
-        m *= self.beta1
-        m += (1 - self.beta1) * g
-        v *= self.beta2
-        g *= g
-        v += (1 - self.beta2) * g
-        denominator = v / c1
-        xp.sqrt(denominator, out=denominator)
-        denominator += self.epsilon
-        p -= (learning_rate / c0) * m / denominator
+        scratch = xp.empty_like(p)
+        if self.weight_decay and decayed and self.decoupled:
+            xp.multiply(p[:decayed], learning_rate, out=scratch[:decayed])
+            xp.multiply(scratch[:decayed], decay, out=scratch[:decayed])
+            xp.subtract(p[:decayed], scratch[:decayed], out=p[:decayed])
+        elif self.weight_decay and decayed:
+            _add_product(xp, g[:decayed], p[:decayed], decay)
+        xp.multiply(m, self.beta1, out=m)
+        xp.multiply(g, 1 - self.beta1, out=scratch)
+        xp.add(m, scratch, out=m)
+        xp.multiply(v, self.beta2, out=v)
+        xp.multiply(g, g, out=g)
+        xp.multiply(g, 1 - self.beta2, out=g)
+        xp.add(v, g, out=v)
+
+        xp.divide(v, c1, out=g)
+        xp.sqrt(g, out=g)
+        xp.add(g, self.epsilon, out=g)
+        xp.divide(m, c0, out=scratch)
+        xp.multiply(scratch, learning_rate, out=scratch)
+        xp.divide(scratch, g, out=scratch)
+        xp.subtract(p, scratch, out=p)
 
 
 @dataclass(frozen=True)
@@ -216,6 +235,41 @@ def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise DomainError(f"the schedule {rate!r} gave the learning rate {value!r} at {epochs:g}")
     return float(value)
+
+
+def numbers_of(
+    optimizer: Optimizer, steps: range, epochs: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what an optimizer has to know in each of some steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    steps : range
+        Counted from 0.
+    epochs : ndarray, shape (steps,)
+        How many epochs have passed before each of them.
+
+    Returns
+    -------
+    ndarray, shape (steps, 4)
+        Learning rate, weight decay, and the two corrections.
+    """
+    numbers = np.empty((len(steps), 4))
+    if callable(optimizer.learning_rate):
+        numbers[:, 0] = [learning_rate_at(optimizer, passed) for passed in epochs.tolist()]
+    else:
+        numbers[:, 0] = learning_rate_at(optimizer, 0)
+    numbers[:, 1] = optimizer.weight_decay
+    numbers[:, 2], numbers[:, 3] = optimizer.corrections(np.arange(steps.start, steps.stop) + 1)
+    return numbers
+
+
+def _add_product(xp: ArrayModule, total: Array, array: Array, factor: Any) -> None:
+    """Total += factor * array."""
+    product = xp.empty_like(total)
+    xp.multiply(array, factor, out=product)
+    xp.add(total, product, out=total)
 
 
 def _check_rates(optimizer: SGD | Adam) -> None:

@@ -1,175 +1,272 @@
-"""The inside of the training loop: buffers that are allocated once, and the step."""
+"""The inside of the training loop: batches, the step, and what to go back to if it fails."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.errors import TrainingDiverged
-from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace, feed_forward, propagate_back
-from backprop_gpu.optimizers import Optimizer, learning_rate_at
+from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.per_sample import clip_samples
 from backprop_gpu.shuffle import shuffled
+from backprop_gpu.workspace import Space, Workspace
 
 Clip = Callable[[Trace, Gradients], None]
+Safe = Literal["nothing", "parameters", "everything"]
+
+MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new one every time
+
+
+class Batches(Protocol):
+    """Where a run's batches come from.
+
+    Attributes
+    ----------
+    batch_size : int
+        Samples in a batch, at most.
+    per_epoch : int or None
+        Batches in an epoch; None where only its end tells.
+    """
+
+    batch_size: int
+
+    @property
+    def per_epoch(self) -> int | None: ...
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return the x and y that the steps compute on, with `batch_size` rows."""
+
+    def load(self, step: int) -> int:
+        """Bring the step's batch to the top of these arrays; return how many rows it has.
+
+        0 rows say that the epoch is over.
+        """
+
+
+class ArrayBatches:
+    """Batches of arrays on the device.
+
+    Parameters
+    ----------
+    x, y : array, shapes (n, inputs) and (n, outputs)
+    batch_size : int
+    order : callable (epoch) -> array of int, or None
+        In which order an epoch takes the rows; None stands for theirs.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        batch_size: int,
+        order: Callable[[int], Array | None],
+        backend: Backend,
+    ) -> None:
+        self.x, self.y, self.backend = x, y, backend
+        self.batch_size = min(batch_size, len(x))
+        self.per_epoch: int = -(-len(x) // self.batch_size)
+        self._order_of, self._epoch, self._order = order, -1, None
+        # Batches are copied to where the first one lies, so that every step has the same arrays.
+        self._arrays = x, y
+        if self.per_epoch > 1:
+            rows = self.batch_size
+            self._arrays = (
+                backend.empty((rows, x.shape[1]), x.dtype),
+                backend.empty((rows, y.shape[1]), y.dtype),
+            )
+
+    def arrays(self) -> tuple[Array, Array]:
+        return self._arrays
+
+    def load(self, step: int) -> int:
+        if self.per_epoch == 1:
+            return self.batch_size
+        epoch, i = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._order_of(epoch)
+        batch = slice(i * self.batch_size, min((i + 1) * self.batch_size, len(self.x)))
+        count = batch.stop - batch.start
+        for rows, to in zip((self.x, self.y), self._arrays, strict=True):
+            if self._order is None:
+                to[:count] = rows[batch]
+            else:
+                self.backend.gather(rows, self._order[batch], to[:count])
+        return count
+
+
+def shuffled_batches(
+    x: Array, y: Array, batch_size: int, seed: int | None, backend: Backend
+) -> ArrayBatches:
+    """Return batches in a new random order every epoch, or in that of the rows without a seed."""
+
+    def order(epoch: int) -> Array | None:
+        return None if seed is None else shuffled(len(x), epoch, seed, backend.xp)
+
+    return ArrayBatches(x, y, batch_size, order, backend)
+
+
+class _Recorded(NamedTuple):
+    """The step on some number of samples: to the gradients, and on to the new parameters."""
+
+    space: Space
+    propagate: Callable[[], None]
+    update: Callable[[], None]
+
+
+class SafePoint:
+    """The last parameters that are known to have a finite loss, and before which step.
+
+    The optimizer's state is kept with them where the steps since then may have to be run again.
+    """
+
+    def __init__(self, net: MLP, state: list[Array]) -> None:
+        self.net, self.state = net, state
+        self.step = 0
+        self.parameters = net.parameters.copy()
+        self._state: list[Array] | None = None
+
+    def take(self, step: int, *, with_state: bool) -> None:
+        """Keep what there is now, before a step whose loss is finite."""
+        parameters = self.net.parameters
+        if math.isfinite(parameters.dot(parameters)):
+            self.step = step
+            self.parameters[...] = parameters
+            self._state = [slot.copy() for slot in self.state] if with_state else None
+
+    def go_back(self) -> bool:
+        """Restore what was kept; return whether the steps since then can be run again."""
+        self.net.parameters[...] = self.parameters
+        for slot, kept in zip(self.state, self._state or (), strict=False):
+            slot[...] = kept
+        return self._state is not None
 
 
 class Steps:
-    """The steps of one training run."""
+    """The steps of one training run.
+
+    Attributes
+    ----------
+    state : list of array
+        The optimizer's; zero at first.
+    safe : SafePoint
+        What to go back to if NaN or infinity arises.
+    reads_all : bool
+        Whether every loss is read at once. It costs nothing on the CPU.
+    """
 
     def __init__(
         self,
         net: MLP,
-        x: Array,
-        y: Array,
+        batches: Batches,
         loss: Loss,
         optimizer: Optimizer,
-        batch_size: int,
-        seed: int | None,
-        clip: Clip,
+        clip: Clip | None = None,
+        *,
+        keep_a: bool = False,
     ) -> None:
-        self.net, self.x, self.y, self.loss, self.optimizer = net, x, y, loss, optimizer
-        self.batch_size, self.seed, self.clip = batch_size, seed, clip
-        self.step, self.decayed = 0, net.weight_count
-        n, backend = len(x), net.backend
-        starts = range(0, n, batch_size)
-        self.batches = [slice(start, min(start + batch_size, n)) for start in starts]
-        self.shares = np.array([(batch.stop - batch.start) / n for batch in self.batches])
+        self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
+        self.reads_all = net.device == "cpu"
+        self._clip = clip
+        self._workspace = Workspace(net, loss, *batches.arrays(), keep_a=keep_a)
+        self._numbers = net.backend.empty((4,), net.dtype)
+        self._recorded: dict[int, _Recorded] = {}
+        self._count = 0
+        self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
+        self.safe = SafePoint(net, self.state)
 
-        # Batches are copied to where the first one lies, so that every step has the same arrays.
-        self.x_batch, self.y_batch = x, y
-        if len(self.batches) > 1:
-            self.x_batch = backend.empty((batch_size, x.shape[1]), net.dtype)
-            self.y_batch = backend.empty((batch_size, y.shape[1]), net.dtype)
-        keep_z = [g.derivative_from == "z" for g in net.activations]
-        keep_z[-1] |= loss.is_canonical_for(net.activations[-1])
-        trace = net.new_trace(self.x_batch, keep_z=keep_z)
-        gradients = net.new_gradients(batch_size, share=True)
-        rest = n - self.batches[-1].start
-        self.spaces = {batch_size: (trace, gradients)}
-        if rest < batch_size:
-            self.spaces[rest] = first_rows(trace, gradients, rest)
-        self.state = [backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
-        self.good = net.parameters.copy()
+    def run(
+        self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Run steps, counted from 0 over all epochs.
 
-    def run(self, epochs: range, history: History) -> None:
-        """Run a chunk of epochs and append to their history.
+        Parameters
+        ----------
+        steps : range
+        numbers : ndarray, shape (steps, 4)
+            What the optimizer has to know; see `numbers_of`.
+        safe : {"nothing", "parameters", "everything"}
+            What is kept to go back to from before the first step, if its loss is finite.
 
-        A chunk's first loss is read at once: if it is finite, the parameters that have it are the
-        last that are known to be good. On the CPU, where reading is free, every loss is.
+        Returns
+        -------
+        losses, counts : ndarray
+            The loss of every batch before its update, and the samples in it. A loss that is not
+            finite ends the run before its update, where losses are read at once; and so does the
+            end of the epoch, where only that tells how long an epoch is.
         """
-        net = self.net
-        reads_all = net.device == "cpu"
-        losses = net.backend.empty((len(epochs), len(self.batches)), net.dtype)
-        rates: list[float] = []
-        for row, epoch in enumerate(epochs):
-            order = None
-            if self.seed is not None:
-                order = shuffled(len(self.x), epoch, self.seed, net.backend.xp)
-            for i, batch in enumerate(self.batches):
-                trace, gradients, y = self._load(batch, order)
-                C = losses[row, i : i + 1]
-                feed_forward(net.backend, net.layers, trace)
-                propagate_back(net.backend, net.layers, trace, y, self.loss, gradients, C)
-                if reads_all or row == i == 0:
-                    if not math.isfinite(C[0]):
-                        self._report(losses[:row], rates, epochs, history)
-                        self._give_up(epoch, self._first_bad_layer(trace), history)
-                    if i == 0 and math.isfinite(net.parameters.dot(net.parameters)):
-                        self.good[...] = net.parameters
-                rate = learning_rate_at(self.optimizer, epoch + i / len(self.batches))
-                if i == 0:
-                    rates.append(rate)
-                self.clip(trace, gradients)
-                self._update(gradients, rate)
-        self._report(losses, rates, epochs, history)
+        table = self.net.backend.asarray(numbers, self.net.dtype)
+        changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
+        reads_all, load, C = self.reads_all, self.batches.load, self._workspace.C
+        losses, counts = [], []
+        for i, step in enumerate(steps):
+            count = load(step)
+            if count == 0:
+                break
+            space, propagate, update = self._recorded.get(count) or self._record(count)
+            propagate()
+            counts.append(count)
+            losses.append(C.item() if reads_all or i == 0 else C.copy())
+            if (reads_all or i == 0) and not math.isfinite(losses[-1]):
+                break
+            if i == 0 and safe != "nothing":
+                self.safe.take(step, with_state=safe == "everything")
+            if changes[i]:
+                self._numbers[...] = table[i]
+            if self._clip is not None:
+                self._clip(space.trace, space.gradients)
+            update()
+        self._count = count
+        if not reads_all and len(losses) > 1:
+            rest = self.net.backend.xp.concatenate(losses[1:])
+            losses[1:] = self.net.backend.to_numpy(rest).tolist()
+        return np.array(losses), np.array(counts, np.int64)
 
-    def _report(
-        self, losses: Array, rates: Sequence[float], epochs: range, history: History
-    ) -> None:
-        """Read the losses of some epochs and append them to the history."""
-        shares = self.net.backend.to_numpy(losses).astype(np.float64) * self.shares
-        for epoch, row, rate in zip(epochs, shares, rates, strict=False):
-            if not np.isfinite(row).all():
-                self._give_up(epoch, None, history)
-            history.loss.append(math.fsum(row))
-            history.learning_rate.append(rate)
-
-    def check_last_update(self, history: History) -> None:
-        """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
-        finite = self.net.backend.xp.isfinite
-        for l, (W, b, _) in enumerate(self.net.layers, start=1):
-            if not bool(finite(W).all()) or not bool(finite(b).all()):
-                self._give_up(len(history.loss) - 1, l, history)
-
-    def _load(self, batch: slice, order: Array | None) -> tuple[Trace, Gradients, Array]:
-        """Bring a batch to its place; return its trace, its gradients and its targets."""
-        count = batch.stop - batch.start
-        y = self.y_batch[:count]
-        if len(self.batches) > 1:
-            x = self.x_batch[:count]
-            if order is None:
-                x[...], y[...] = self.x[batch], self.y[batch]
-            else:
-                self.net.backend.gather(self.x, order[batch], x)
-                self.net.backend.gather(self.y, order[batch], y)
-        return (*self.spaces[count], y)
-
-    def _update(self, gradients: Gradients, rate: float) -> None:
-        flat, parameters = gradients.flat, self.net.parameters
-        self.step += 1
-        self.net.backend.update(
-            self.optimizer, parameters, flat, self.state, rate, self.step, self.decayed
-        )
-
-    def _first_bad_layer(self, trace: Trace) -> int | None:
-        finite = self.net.backend.xp.isfinite
-        for l, a in enumerate(trace.a[1:], start=1):
-            if not bool(finite(a).all()):
+    def first_bad_layer(self) -> int | None:
+        """Return the first layer with NaN or infinity in it, on the batch that was loaded last."""
+        net, x = self.net, self._workspace.x[: self._count]
+        trace = net.new_trace(x)
+        feed_forward(net.backend, net.layers, trace)
+        for l, (layer, a) in enumerate(zip(net.layers, trace.a[1:], strict=True), start=1):
+            if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):
                 return l
         return None
 
-    def _give_up(self, epoch: int, layer: int | None, history: History) -> NoReturn:
-        self.net.parameters[...] = self.good
-        where = f"layer {layer}" if layer else "the loss or a layer before it"
-        raise TrainingDiverged(
-            f"NaN or infinity arose in epoch {epoch}, in {where}; training stopped, and the "
-            "network holds its last good parameters. Try a lower learning rate, clip_norm=1, or "
-            "data scaled to about -1 to 1",
-            epoch,
-            layer,
-            history,
-        )
+    def _record(self, count: int) -> _Recorded:
+        net, space = self.net, self._workspace.rows(count)
 
+        def propagate(backend: Backend) -> None:
+            trace, y, gradients = space
+            feed_forward(backend, net.layers, trace)
+            propagate_back(backend, net.layers, trace, y, self.loss, gradients, gradients.C)
 
-def first_rows(trace: Trace, out: Gradients, n: int) -> tuple[Trace, Gradients]:
-    """Return views of a trace and of gradients (without dC/dx) for a batch of n samples."""
-    a, deltas = tuple(a[:n] for a in trace.a), tuple(delta[:n] for delta in out.deltas)
-    # Arrays that share their memory stay one object: backends then leave out what is not kept.
-    z = tuple(
-        head if whole is shared else whole[:n]
-        for whole, shared, head in zip(trace.z, trace.a[1:], a[1:], strict=True)
-    )
-    dC_da = tuple(
-        head if whole is shared or whole is None else whole[:n]
-        for whole, shared, head in zip(out.activations[1:], out.deltas, deltas, strict=True)
-    )
-    return Trace(a, z), replace(out, deltas=deltas, activations=(None, *dC_da))
+        def update(backend: Backend) -> None:
+            backend.update(
+                *(self.optimizer, net.parameters, space.gradients.flat, self.state),
+                *(self._numbers, net.weight_count),
+            )
+
+        record = net.backend.record
+        recorded = _Recorded(space, record(propagate), record(update))
+        if len(self._recorded) >= MOST_RECORDED:
+            self._recorded.clear()
+        self._recorded[count] = recorded
+        return recorded
 
 
 def clipping(
     backend: Backend, norm: float | None, value: float | None, sample_norm: float | None
-) -> Clip:
-    """Return what clips gradients in place, without reading anything back."""
+) -> Clip | None:
+    """Return what clips gradients in place, without reading anything back; None for nothing."""
+    if norm is value is sample_norm is None:
+        return None
     xp = backend.xp
 
     def clip(trace: Trace, gradients: Gradients) -> None:

@@ -1,7 +1,6 @@
 """Training: backpropagation again and again, batch after batch, epoch after epoch.
 
-The data set and every buffer live on the network's device. Epochs run in chunks, of which nothing
-is read back but the losses, at the end; one epoch is a chunk where something watches every epoch.
+The data set and every buffer live on the network's device; `running` goes through the epochs.
 """
 
 from __future__ import annotations
@@ -23,12 +22,9 @@ from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.steps import Steps, clipping
+from backprop_gpu.running import Run
+from backprop_gpu.steps import Steps, clipping, shuffled_batches
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
-
-# Losses are read back from the device after this long, or after an epoch that takes longer.
-CHUNK_SECONDS = 0.1
-
 
 Callback = Callable[[Epoch], bool | None]
 
@@ -121,28 +117,22 @@ def train(
     x, y = net.check_data(x, y, entry)
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
 
-    batch_size = min(batch_size or len(x), len(x))
-    order_seed = seed if shuffle and batch_size < len(x) else None
+    batches = shuffled_batches(x, y, batch_size or len(x), seed if shuffle else None, net.backend)
     clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
-
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
+    # Three products, each of 2 FLOPs a weight and sample.
+    flops = 6.0 * batches.batch_size * net.weight_count
     history = History()
     started = time.perf_counter()
-    flops = 6.0 * batch_size * net.weight_count  # three products, and 2 of each weight and sample
     with net.backend.computing(flops), _progress_bar(progress, epochs) as advance:
-        steps = Steps(net, x, y, entry, optimizer, batch_size, order_seed, clip)
-        epoch, chunk = 0, 1
-        while epoch < epochs:
-            chunk = min(chunk, epochs - epoch)
-            before = time.perf_counter()
-            steps.run(range(epoch, epoch + chunk), history)
-            advance(chunk, history.loss[-1])
-            epoch += chunk
-            if watch.wants_to_stop(history, steps.good):
+        keep_a = clip_sample_norm is not None
+        steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
+        run = Run(steps, history)
+        for _ in run.chunks(epochs, one_by_one=watch.every_epoch):
+            advance(run)
+            if not run.losses and watch.wants_to_stop(history, steps.safe.parameters):
                 break
-            if not watch.every_epoch and time.perf_counter() - before < CHUNK_SECONDS:
-                chunk *= 2
-        steps.check_last_update(history)
+        run.check_last_update()
         watch.finish(history)
     history.seconds = time.perf_counter() - started
     return history
@@ -207,19 +197,21 @@ def _check_helpers(
 
 
 @contextmanager
-def _progress_bar(show: bool, epochs: int) -> Iterator[Callable[[int, float], None]]:
-    """Yield what moves the bar on by some epochs."""
+def _progress_bar(show: bool, epochs: int) -> Iterator[Callable[[Run], None]]:
+    """Yield what shows how far a run has come."""
     if not show:
-        yield lambda count, loss: None
+        yield lambda run: None
         return
     try:
         from tqdm import tqdm
     except ImportError as error:
         raise MissingExtraError("tqdm", "progress", "progress=True") from error
-    with tqdm(total=epochs, unit="epoch") as bar:
+    with tqdm(total=epochs, unit="epoch", disable=None) as bar:  # None: off in pipes
 
-        def advance(count: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3e}", refresh=False)
-            bar.update(count)
+        def advance(run: Run) -> None:
+            samples = run.samples / (bar.format_dict["elapsed"] or 1)
+            loss = run.losses[-1] if run.losses else run.history.loss[-1]
+            bar.set_postfix_str(f"loss {loss:.3e}, {samples:,.0f} samples/s", refresh=False)
+            bar.update(run.epochs_passed - bar.n)
 
         yield advance

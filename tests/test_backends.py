@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from host.backend import update_numbers
 
 import backprop_gpu as bp
 from backprop_gpu.activations import ACTIVATIONS, LeakyReLU, find_activation
@@ -321,7 +322,8 @@ def test_update(optimizer, formula, size, backend, dtype, numbers):
         G = numbers(size)
         rate = 0.1 / step
         with backend.computing():
-            backend.update(optimizer, p, given(backend, G), state, rate, step, decayed)
+            values = given(backend, update_numbers(optimizer, rate, step, dtype))
+            backend.update(optimizer, p, given(backend, G), state, values, decayed)
         g, decay = G.astype(float), optimizer.weight_decay * is_weight * exact
         if isinstance(optimizer, bp.AdamW):
             exact = exact - rate * decay

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 from host import launcher, nvrtc
-from host.backend import emulated_backend
+from host.backend import emulated_backend, update_numbers
 from host.programs import OPTIMIZERS, Recorder, built_in_activations, programs
 
 import backprop_gpu as bp
@@ -184,9 +184,10 @@ def test_update(size, optimizer, dtype, backend):
     exact_state = [np.zeros(size) for _ in range(optimizer.slots)]
     for step in (1, 2, 3):
         g = matrix(size, dtype, seed=step)
-        backend.update(optimizer, p, g, state, 0.1 / step, step, size * 2 // 3)
+        numbers = update_numbers(optimizer, 0.1 / step, step, dtype)
+        backend.update(optimizer, p, g, state, numbers, size * 2 // 3)
         g = g.astype(np.float64)
-        numpy_backend.update(optimizer, exact, g, exact_state, 0.1 / step, step, size * 2 // 3)
+        numpy_backend.update(optimizer, exact, g, exact_state, numbers, size * 2 // 3)
     assert_close(p, exact, dtype, scale=8)
 
 

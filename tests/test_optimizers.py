@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from host.backend import update_numbers
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
@@ -65,7 +66,8 @@ def test_update_is_the_formula(optimizer, backend, dtype):
             )
         g = backend.asarray(g, dtype)
         with backend.computing():
-            backend.update(optimizer, p, g, state, rate, t, decayed=6)
+            numbers = backend.asarray(update_numbers(optimizer, rate, t, dtype), dtype)
+            backend.update(optimizer, p, g, state, numbers, decayed=6)
         np.testing.assert_allclose(backend.to_numpy(p), expected, rtol=relative, atol=relative)
     assert p.dtype == dtype
     assert all(slot.dtype == dtype for slot in state)
@@ -149,8 +151,9 @@ def test_tiles_leave_no_trace(optimizer, decayed):
     whole, state, whole_state = p.copy(), zeros(optimizer, p), zeros(optimizer, p)
     for t in (1, 2, 3):
         g = rng.normal(size=p.size).astype("float32")
-        optimizer.update(np, whole, g.copy(), whole_state, 0.1, t, decayed)
-        NumpyBackend().update(optimizer, p, g, state, 0.1, t, decayed)
+        numbers = update_numbers(optimizer, 0.1, t, "float32")
+        optimizer.update(np, whole, g.copy(), whole_state, [*numbers], decayed)
+        NumpyBackend().update(optimizer, p, g, state, numbers, decayed)
     np.testing.assert_array_equal(p, whole)
     np.testing.assert_array_equal(state, whole_state)
 
@@ -165,7 +168,8 @@ def test_a_large_network_is_trained_by_the_formula(optimizer):
     bp.train(net, x, y, optimizer=optimizer, epochs=3)
     for t in (1, 2, 3):
         g = twin.backward(twin.forward(x), y).flat
-        optimizer.update(np, twin.parameters, g, state, 0.1, t, twin.weight_count)
+        numbers = update_numbers(optimizer, 0.1, t, "float64")
+        optimizer.update(np, twin.parameters, g, state, numbers, twin.weight_count)
     np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-9, atol=1e-12)
 
 
@@ -213,7 +217,9 @@ def test_numpy_numbers_are_numbers(kind, numbers, number):
         state = zeros(optimizer, p)
         for t in (1, 2):
             g = rng.normal(size=100).astype("float32")
-            NumpyBackend().update(optimizer, p, g, state, 0.5, t, 50)
+            NumpyBackend().update(
+                optimizer, p, g, state, update_numbers(optimizer, 0.5, t, "float32"), 50
+            )
         results.append(p)
     np.testing.assert_array_equal(*results)
 
@@ -225,7 +231,8 @@ def test_an_optimizer_of_ones_own():
         def corrections(self, step):
             return 0.0, 0.0
 
-        def update(self, xp, p, g, state, learning_rate, step, decayed):
+        def update(self, xp, p, g, state, numbers, decayed):
+            learning_rate, *_ = numbers
             p -= learning_rate * xp.sign(g)
 
     net = bp.MLP([2, 1], ["identity"], device="cpu", dtype="float64")

@@ -374,8 +374,9 @@ def test_an_exception_of_a_callback_gets_out_and_the_network_stays_usable(double
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_progress_bar(net, capsys, watched):
+def test_progress_bar(net, capsys, monkeypatch, watched):
     pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     callbacks = [lambda epoch: None] if watched else []
     bp.train(net, *data(), epochs=7, progress=True, callbacks=callbacks)
     out, err = capsys.readouterr()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -109,7 +109,7 @@ class CudaBackend:
             self._launch(program, "bias_activation", launch, (*arrays, *sizes))
         else:
             z += b
-            a[...] = activation.function(self.xp, z)
+            activation.apply(self.xp, z, a)
 
     def delta(
         self,
@@ -165,7 +165,7 @@ class CudaBackend:
             loss.output_delta(self.xp, activation, z, a, y, C, dC_da, delta)
             return
         by_rows = delta is not None and program[0] == "loss" and activation.cuda_rows is not None
-        slope = delta if by_rows and dC_da is None else dC_da
+        slope = self.empty(a.shape, a.dtype) if by_rows and dC_da is None else dC_da
         partial = self.empty((partial_sums,), a.dtype)
         z_in = z if canonical or activation.derivative_from == "z" else None
         arrays = (z_in, a, y, slope, None if by_rows else delta, partial)
@@ -193,26 +193,26 @@ class CudaBackend:
         parameters: Array,
         gradient: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Array,
         decayed: int,
     ) -> None:
         if optimizer.cuda is None:
-            optimizer.update(self.xp, parameters, gradient, state, learning_rate, step, decayed)
+            values = [numbers[i, ...] for i in range(len(numbers))]
+            optimizer.update(self.xp, parameters, gradient, state, values, decayed)
             return
-        number = parameters.dtype.type
         s0, s1, *_ = (*state, None, None)
-        numbers = (learning_rate, optimizer.weight_decay, *optimizer.corrections(step))
         self._launch(
             ("update", ("update_one", optimizer.cuda)),
             "update",
             kernels.elementwise(parameters.size),
             (
-                *(parameters, gradient, s0, s1),
+                *(parameters, gradient, s0, s1, numbers),
                 *(np.int64(parameters.size), np.int64(decayed)),
-                *(number(value) for value in numbers),
             ),
         )
+
+    def record(self, work: Callable[[CudaBackend], None]) -> Callable[[], None]:
+        return partial(work, self)
 
     def synchronize(self) -> None:
         cuda = getattr(self.xp, "cuda", None)

@@ -1,18 +1,22 @@
-"""The NumPy backend: the specification of what every backend computes."""
+"""The NumPy backend: the specification of what every backend computes.
+
+Everything is written as NumPy calls that fill arrays, so that a step can be recorded once, as the
+list of its calls on its arrays, and then be repeated with nothing in between.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backprop_gpu.arrays import Array, on_gpu
-from backprop_gpu.errors import DeviceError
+from backprop_gpu.errors import DeviceError, check_count
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -29,32 +33,37 @@ TILE = 1 << 16
 SMALL = 5e7
 
 
-class _OneThread:
-    """Keeps BLAS on one thread while anybody is inside: its setting is the whole process's."""
+class _Threads:
+    """Limits BLAS's threads while anybody is inside: its setting is the whole process's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._wanted: list[int] = []
         self._limit: Any = None
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, count: int) -> Iterator[None]:
         with self._lock:
-            self._inside += 1
-            if self._inside == 1 and (blas := _blas()) is not None:
-                self._limit = blas.limit(limits=1)
+            self._wanted.append(count)
+            self._set()
         try:
             with np.errstate(all="ignore"):
                 yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if self._inside == 0 and self._limit is not None:
-                    self._limit.restore_original_limits()
-                    self._limit = None
+                self._wanted.remove(count)
+                self._set()
+
+    def _set(self) -> None:
+        """Let BLAS have the fewest threads that anybody inside wants."""
+        if self._limit is not None:
+            self._limit.restore_original_limits()
+            self._limit = None
+        if self._wanted and (blas := _blas()) is not None:
+            self._limit = blas.limit(limits=min(self._wanted))
 
 
-_quietly_on_one_thread = _OneThread()
+_quietly_on_threads = _Threads()
 
 
 @cache  # looking for the library takes as long as many small steps
@@ -69,18 +78,37 @@ def _blas() -> Any:
 
 def tiles(array: Array) -> list[slice]:
     """Return slices of rows that hold about TILE entries each."""
+    if array.size <= TILE:
+        return [slice(0, len(array))]
     step = max(1, TILE * len(array) // array.size)
     return [slice(start, start + step) for start in range(0, len(array), step)]
 
 
+@cache  # one a batch size
+def _ones(n: int, dtype: np.dtype[Any]) -> Array:
+    return np.ones(n, dtype)
+
+
 class NumpyBackend:
-    """Arrays are `numpy.ndarray`, on the CPU."""
+    """Arrays are `numpy.ndarray`, on the CPU.
+
+    Parameters
+    ----------
+    threads : int, optional
+        How many threads BLAS may use, at most. Default: as many as it likes, and one for small
+        steps. It takes threadpoolctl (extra ``threads``).
+    """
 
     device = "cpu"
     xp = np
 
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = None if threads is None else check_count("threads", threads)
+        self._xp: Any = np
+
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
-        return _quietly_on_one_thread() if flops < SMALL else np.errstate(all="ignore")
+        threads = 1 if flops < SMALL else self.threads
+        return np.errstate(all="ignore") if threads is None else _quietly_on_threads(threads)
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         if on_gpu(values):
@@ -98,15 +126,20 @@ class NumpyBackend:
         return np.empty(shape, dtype)
 
     def gemm(self, A: Array, B: Array, out: Array) -> None:
-        A.dot(B, out)  # half the call overhead of np.dot
+        self._call(A.dot, B, out)  # half the call overhead of np.dot
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
-        if z.size > TILE and len(z) > 1:
-            for rows in tiles(z):
-                self.bias_activation(z[rows], b, activation, a[rows])
-            return
-        z += b
-        a[...] = activation.function(np, z)
+        if len(z) == 1:
+            b = b[None]  # arrays of one shape are added in half the time
+        for rows in tiles(z):
+            z_rows = z[rows]
+            a_rows = z_rows if a is z else a[rows]
+            xp = self._begin()
+            xp.add(z_rows, b, out=z_rows)
+            if activation.in_place:
+                activation.apply(xp, z_rows, a_rows)
+            else:
+                self._call(activation.apply, np, z_rows, a_rows)
 
     def delta(
         self,
@@ -116,13 +149,16 @@ class NumpyBackend:
         delta: Array,
         dC_db: Array | None = None,
     ) -> None:
-        if delta.size > TILE and len(delta) > 1:
-            for rows in tiles(delta):
-                self.delta(dC_da[rows], activation, reference[rows], delta[rows])
-        else:
-            activation.delta(np, dC_da, reference, delta)
-        if dC_db is not None:
-            self.column_sum(delta, dC_db)
+        parts = tiles(delta)
+        sums = None if dC_db is None else _partial_sums(parts, delta, dC_db)
+        for i, rows in enumerate(parts):
+            delta_rows = delta[rows]
+            self._begin()
+            self._delta(activation, dC_da[rows], reference[rows], delta_rows)
+            if sums is not None:  # while delta is in the cache
+                self._sum_rows(delta_rows, sums[i])
+        if sums is not None and len(parts) > 1:
+            self._call(np.add.reduce, sums, 0, None, dC_db)
 
     def output_delta(
         self,
@@ -135,15 +171,38 @@ class NumpyBackend:
         dC_da: Array | None = None,
         delta: Array | None = None,
     ) -> None:
-        loss.output_delta(np, activation, z, a, y, C, dC_da, delta)
+        n, parts, both = len(a), tiles(a), loss.in_place
+        sums = C if len(parts) == 1 else np.empty(len(parts), a.dtype)
+        for i, rows in enumerate(parts):
+            z_rows, a_rows, y_rows = z[rows], a[rows], y[rows]
+            delta_rows = None if delta is None else delta[rows]
+            slope = delta_rows if dC_da is delta else None if dC_da is None else dC_da[rows]
+            if both is None or loss.is_canonical_for(activation):
+                self._call(
+                    loss.output_delta,
+                    *(np, activation, z_rows, a_rows, y_rows),
+                    *(sums[i : i + 1], slope, delta_rows, n),
+                )
+                continue
+            xp = self._begin()
+            if slope is None or delta is a:
+                slope = xp.empty_like(a_rows)
+            both(xp, a_rows, y_rows, 1 / n, sums[i : i + 1], slope)
+            if delta_rows is not None:
+                self._delta(
+                    activation,
+                    *(slope, z_rows if activation.derivative_from == "z" else a_rows, delta_rows),
+                )
+        if sums is not C:
+            self._call(np.add.reduce, sums, None, None, C, True)
 
     def column_sum(self, array: Array, out: Array) -> None:
-        if array.size <= TILE:
-            np.add.reduce(array, 0, None, out)
-            return
-        out[...] = 0
-        for rows in tiles(array):  # a sum of sums: shorter chains of rounding errors
-            out += np.add.reduce(array[rows])
+        parts = tiles(array)
+        sums = _partial_sums(parts, array, out)
+        for i, rows in enumerate(parts):
+            self._sum_rows(array[rows], sums[i])
+        if len(parts) > 1:
+            self._call(np.add.reduce, sums, 0, None, out)
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
         np.take(rows, index, axis=0, out=out, mode="clip")  # "raise" would copy once more
@@ -154,19 +213,112 @@ class NumpyBackend:
         parameters: Array,
         gradient: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Array,
         decayed: int,
     ) -> None:
-        if parameters.size <= TILE:
-            optimizer.update(np, parameters, gradient, state, learning_rate, step, decayed)
-            return
+        values = [numbers[i, ...] for i in range(len(numbers))]
+        in_place = getattr(optimizer, "in_place", False)
         for part in tiles(parameters):
             slots = [slot[part] for slot in state]
             weights = max(0, decayed - part.start)
-            optimizer.update(
-                np, parameters[part], gradient[part], slots, learning_rate, step, weights
-            )
+            arrays = parameters[part], gradient[part], slots, values, weights
+            if in_place:
+                optimizer.update(self._begin(), *arrays)
+            else:
+                self._call(optimizer.update, np, *arrays)
+
+    def record(self, work: Callable[[NumpyBackend], None]) -> Callable[[], None]:
+        recording = _Recording()
+        work(recording)
+        return partial(_repeat, recording.calls)
 
     def synchronize(self) -> None:
         pass
+
+    def _delta(self, activation: Activation, dC_da: Array, reference: Array, out: Array) -> None:
+        """Compute delta in one tile; it is part of the operation that is under way."""
+        if activation.in_place and activation.jacobian_product is None:
+            activation.delta(self._xp, dC_da, reference, out)
+        else:
+            self._call(activation.delta, np, dC_da, reference, out)
+
+    def _begin(self) -> Any:
+        """Return the array module for the calls of a new operation, each with ``out=``."""
+        return self._xp
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        function(*args)
+
+    def _sum_rows(self, array: Array, out: Array) -> None:
+        if len(array) == 1:
+            self._call(np.copyto, out, array[0])
+        else:
+            self._call(_ones(len(array), array.dtype).dot, array, out)  # faster than np.add.reduce
+
+
+class _Recording(NumpyBackend):
+    """Writes down the calls that the NumPy backend would make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], Any]] = []
+        self._xp = _Recorder(self.calls)
+
+    def _begin(self) -> Any:
+        self._xp.begin()
+        return self._xp
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        self.calls.append(partial(function, *args))
+
+
+class _Recorder:
+    """Stands for NumPy where calls are written down.
+
+    Numbers become arrays of shape (), which NumPy takes faster. Operations share their scratch
+    arrays, since one is done before the next begins.
+    """
+
+    def __init__(self, calls: list[Callable[[], Any]]) -> None:
+        self._calls = calls
+        self._scratch: dict[tuple[Any, ...], Array] = {}
+        self._taken = 0
+
+    def begin(self) -> None:
+        self._taken = 0
+
+    def empty_like(self, array: Array, dtype: Any = None) -> Array:
+        self._taken += 1
+        key = self._taken, array.shape, np.dtype(dtype or array.dtype)
+        if key not in self._scratch:
+            self._scratch[key] = np.empty(*key[1:])
+        return self._scratch[key]
+
+    def copyto(self, out: Array, values: Any) -> None:
+        self._calls.append(partial(np.copyto, out, values))
+
+    def dot(self, A: Array, B: Array, out: Array) -> None:
+        self._calls.append(partial(A.dot, B, out))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        function = getattr(np, name)
+
+        def write_down(*args: Any, out: Array) -> None:
+            (dtype, *_) = [arg.dtype for arg in args if hasattr(arg, "dtype")]
+            fixed = [arg if hasattr(arg, "dtype") else np.array(arg, dtype) for arg in args]
+            if name in ("maximum", "minimum"):  # these two want it by name, which costs 0.1 us
+                self._calls.append(partial(function, *fixed, out=out))
+            else:
+                self._calls.append(partial(function, *fixed, out))
+
+        return write_down
+
+
+def _repeat(calls: Sequence[Callable[[], Any]]) -> None:
+    for call in calls:
+        call()
+
+
+def _partial_sums(parts: Sequence[slice], array: Array, out: Array) -> Array:
+    """Return where the tiles' column sums go: a sum of sums has shorter chains of rounding."""
+    return out[None] if len(parts) == 1 else np.empty((len(parts), len(out)), array.dtype)

@@ -6,7 +6,7 @@ NumPy's backend is the specification. A test holds every other one to its signat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +66,8 @@ class Backend(Protocol):
     ) -> None:
         """delta = dC/da * g' (equation 2); dC/db = sum of delta over the samples (equation 3).
 
-        `reference` is a or z, as the activation's `derivative_from` says. `delta` may be `dC_da`.
+        `reference` is a or z, as the activation's `derivative_from` says. `delta` may be `dC_da`
+        or `reference`.
         """
 
     def output_delta(
@@ -82,8 +83,8 @@ class Backend(Protocol):
     ) -> None:
         """C = (1/n) sum_i C_i, shape (1,); dC/da of it (equation 1); delta (equation 2).
 
-        What is None is not computed. `delta` may be `dC_da`, which is then lost. `z` is read only
-        where the loss is canonical for the activation, or where g' needs it.
+        What is None is not computed. `delta` may be `dC_da`, or `a`, which are then lost. `z` is
+        read only where the loss is canonical for the activation, or where g' needs it.
         """
 
     def column_sum(self, array: Array, out: Array) -> None:
@@ -98,11 +99,17 @@ class Backend(Protocol):
         parameters: Array,
         gradient: Array,
         state: Sequence[Array],
-        learning_rate: float,
-        step: int,
+        numbers: Array,
         decayed: int,
     ) -> None:
-        """Update the flat parameters in place; the gradient may be overwritten."""
+        """Update the flat parameters in place; the gradient may be overwritten.
+
+        `numbers`, shape (4,), are the learning rate, the weight decay and the two corrections;
+        the first `decayed` parameters are weights.
+        """
+
+    def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
+        """Return what does `work(backend)`, which has to be on the same arrays every time."""
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""

@@ -12,3 +12,9 @@ from .launcher import HostLauncher
 def emulated_backend(seed: int | None = None) -> CudaBackend:
     """A `CudaBackend` whose kernels run under the shim; a `seed` shuffles threads and blocks."""
     return CudaBackend(np, HostLauncher(seed), "cuda:0", lambda: np.errstate(all="ignore"))
+
+
+def update_numbers(optimizer, learning_rate, step, dtype):
+    """What an optimizer has to know in a step, counted from 1; see `Backend.update`."""
+    values = (learning_rate, optimizer.weight_decay, *optimizer.corrections(step))
+    return np.array(values, dtype)

@@ -67,7 +67,7 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
         backend.output_delta(loss, g, matrix + 0.5, matrix + 0.5, matrix, one, matrix, matrix)
     for optimizer in OPTIMIZERS:
         state = [row] * optimizer.slots
-        backend.update(optimizer, row, row, state, 0.1, 1, 2)
+        backend.update(optimizer, row, row, state, np.zeros(4, row.dtype), 2)
     names: dict[str, list[str]] = {}
     for source, name in recorder.kernels:
         names.setdefault(source, []).append(name)

@@ -1,0 +1,170 @@
+"""A training run: steps in chunks, their losses put together, and the way back when it fails.
+
+Nothing is read back inside a chunk but on the CPU, where reading is free; a chunk takes about
+CHUNK_SECONDS. If NaN or infinity arises in a chunk of many epochs, it is run again, an epoch at a
+time, from the parameters and the state before it: so nothing is kept in between.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.errors import DomainError, TrainingDiverged
+from backprop_gpu.history import History
+from backprop_gpu.mlp import MLP
+from backprop_gpu.optimizers import Optimizer, numbers_of
+from backprop_gpu.steps import Batches, Safe, SafePoint
+
+CHUNK_SECONDS = 0.1
+
+
+class Path(Protocol):
+    """One way to run training steps; `Steps` is the reference, and says what each of these is."""
+
+    net: MLP
+    batches: Batches
+    optimizer: Optimizer
+    state: list[Array]
+    safe: SafePoint
+    reads_all: bool
+
+    def run(
+        self, steps: range, numbers: NDArray[np.float64], safe: Safe
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+
+    def first_bad_layer(self) -> int | None: ...
+
+
+class Run:
+    """Goes through the epochs.
+
+    Attributes
+    ----------
+    step, samples : int
+        How many steps have been made, and on how many samples.
+    losses, counts : list
+        The losses of the epoch that is under way, and the samples in its batches.
+    """
+
+    def __init__(self, path: Path, history: History) -> None:
+        self.path, self.history = path, history
+        self.step = self.samples = 0
+        self.losses: list[float] = []
+        self.counts: list[int] = []
+
+    @property
+    def epochs_passed(self) -> float:
+        """How many epochs have been run; with a fraction, where it is known what is left of one."""
+        done, per_epoch = len(self.history.loss), self.path.batches.per_epoch
+        return done + round(len(self.losses) / per_epoch, 2) if self.losses and per_epoch else done
+
+    def chunks(self, epochs: int, *, one_by_one: bool) -> Iterator[None]:
+        """Run until so many epochs are done; yield after every chunk.
+
+        With `one_by_one`, no chunk is longer than an epoch.
+        """
+        size = 1
+        while len(self.history.loss) < epochs:
+            steps = self._next_steps(size, epochs, one_by_one)
+            before = time.perf_counter()
+            self._advance(steps, epochs)
+            yield
+            if time.perf_counter() - before < CHUNK_SECONDS and 2 * len(steps) > size:
+                size *= 2
+
+    def check_last_update(self) -> None:
+        """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
+        parameters = self.path.net.parameters
+        if not bool(self.path.net.backend.xp.isfinite(parameters).all()):
+            self._recover(len(self.history.loss))
+
+    def _next_steps(self, size: int, epochs: int, one_by_one: bool) -> range:
+        per_epoch = self.path.batches.per_epoch
+        if per_epoch is not None:
+            left = per_epoch - len(self.losses)
+            if one_by_one or self.losses or size < left:
+                size = min(size, left)
+            else:
+                size = per_epoch * min(size // per_epoch, epochs - len(self.history.loss))
+        return range(self.step, self.step + size)
+
+    def _advance(self, steps: range, epochs: int) -> None:
+        per_epoch = self.path.batches.per_epoch
+        epoch, begins = len(self.history.loss), not self.losses
+        safe: Safe = "nothing"
+        if begins:
+            many = per_epoch is not None and len(steps) > per_epoch
+            safe = "everything" if many else "parameters"
+        passed = np.full(len(steps), float(epoch))
+        if per_epoch is not None:
+            passed = np.arange(steps.start, steps.stop) / per_epoch
+        numbers = numbers_of(self.path.optimizer, steps, passed)
+        losses, counts = self.path.run(steps, numbers, safe)
+
+        good = int(np.isfinite(losses).argmin()) if not np.isfinite(losses).all() else len(losses)
+        self._append(losses[:good], counts[:good], numbers[:, 0])
+        if good < len(losses):
+            self._recover(epochs)
+        elif len(losses) < len(steps):  # only its end tells how long an epoch is
+            if not self.losses:
+                raise DomainError(f"there were no batches in epoch {epoch}")
+            self._end_epoch()
+
+    def _append(
+        self, losses: NDArray[np.float64], counts: NDArray[np.int64], rates: NDArray[np.float64]
+    ) -> None:
+        per_epoch, history = self.path.batches.per_epoch, self.history
+        self.step += len(losses)
+        self.samples += int(counts.sum())
+        if per_epoch == 1:  # thousands of them, where a network is small
+            history.loss.extend(losses.tolist())
+            history.learning_rate.extend(rates[: len(losses)].tolist())
+            return
+        columns = losses.tolist(), counts.tolist(), rates.tolist()
+        for loss, count, rate in zip(*columns, strict=False):
+            if not self.losses:
+                history.learning_rate.append(rate)
+            self.losses.append(loss)
+            self.counts.append(count)
+            if len(self.losses) == per_epoch:
+                self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        shares = np.array(self.counts) / sum(self.counts)
+        self.history.loss.append(math.fsum(shares * self.losses))
+        self.losses, self.counts = [], []
+
+    def _recover(self, epochs: int) -> None:
+        """Go back to the last good parameters; find out what went wrong, and when, and raise."""
+        path, history, per_epoch = self.path, self.history, self.path.batches.per_epoch
+        epoch = len(history.loss)
+        layer = path.first_bad_layer() if path.reads_all else None
+        self.losses, self.counts = [], []
+        if not path.safe.go_back() or per_epoch is None:
+            self._give_up(min(epoch, epochs - 1), layer)
+        path.reads_all = True
+        self.step = path.safe.step
+        first = self.step // per_epoch
+        del history.loss[first:], history.learning_rate[first:]
+        while len(history.loss) < epochs:
+            self._advance(range(self.step, self.step + per_epoch), epochs)
+        self.check_last_update()
+
+    def _give_up(self, epoch: int, layer: int | None) -> NoReturn:
+        del self.history.learning_rate[len(self.history.loss) :]
+        where = f"layer {layer}" if layer else "the loss or a layer before it"
+        raise TrainingDiverged(
+            f"NaN or infinity arose in epoch {epoch}, in {where}; training stopped, and the "
+            "network holds its last good parameters. Try a lower learning rate, clip_norm=1, or "
+            "data scaled to about -1 to 1",
+            epoch,
+            layer,
+            self.history,
+        )
