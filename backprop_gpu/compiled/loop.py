@@ -1,0 +1,189 @@
+"""A training loop that is one call: made for one network, loss, optimizer and batch size."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import DTYPES
+from backprop_gpu.compiled.compiler import compiler, load
+from backprop_gpu.compiled.source import MOST_THREADS, missing_expression, source
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
+
+if TYPE_CHECKING:
+    from backprop_gpu.activations import Activation
+    from backprop_gpu.losses import Loss
+    from backprop_gpu.optimizers import Optimizer
+
+Floats = NDArray[np.floating[Any]]
+
+MOST_LAYERS = 16  # each takes the compiler a fraction of a second more
+MOST_WEIGHTS = 1 << 26  # of which there are four copies
+
+
+def why_not(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    loss: Loss,
+    optimizer: Optimizer,
+    dtype: Any,
+    batch_size: int,
+) -> str | None:
+    """Return why `CompiledLoop` can't train this, in a sentence; None if it can."""
+    if np.dtype(dtype).name not in DTYPES:
+        return f"the dtype is {dtype}, not float32 or float64"
+    if compiler() is None:
+        return "no C++ compiler was found; install g++ or clang++, or set CXX"
+    if len(layer_sizes) - 1 > MOST_LAYERS:
+        return f"the network has more than {MOST_LAYERS} layers"
+    if weight_count(layer_sizes) > MOST_WEIGHTS:
+        return f"the network has more than {MOST_WEIGHTS} weights"
+    return missing_expression(activations, loss, optimizer)
+
+
+def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any) -> bool:
+    """Return whether the compiled loop is faster than NumPy with its BLAS."""
+    return weight_count(layer_sizes) <= 1 << 19
+
+
+def weight_count(layer_sizes: Sequence[int]) -> int:
+    """Return the number of weights."""
+    return sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes))
+
+
+class CompiledLoop:
+    """Training steps in one call of a library that is compiled for them, or found in the cache.
+
+    The call holds no lock of Python's, and nothing but its arguments is written: threads may run
+    the same loop at once. It can't be interrupted, so keep it short.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Nodes in every layer, the input's first.
+    activations : sequence of Activation
+        One for every layer but the input.
+    loss : Loss
+    optimizer : Optimizer
+    dtype : {"float32", "float64"}
+    batch_size : int
+        Samples in a batch; the last one of an epoch may be smaller.
+    threads : int
+        How many share each batch. The same number gives the same bits. Batches of very few
+        samples are one thread's.
+
+    Raises
+    ------
+    DomainError
+        If `why_not` has a reason.
+    CompileError
+        With what the compiler says.
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activations: Sequence[Activation],
+        loss: Loss,
+        optimizer: Optimizer,
+        dtype: Any,
+        batch_size: int,
+        threads: int = 1,
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self.batch_size = check_count("batch_size", batch_size)
+        self.threads = min(check_count("threads", threads), MOST_THREADS)
+        reason = why_not(layer_sizes, activations, loss, optimizer, dtype, batch_size)
+        if reason is not None:
+            raise DomainError(f"there is no compiled training loop: {reason}")
+        self._inputs, self._outputs = layer_sizes[0], layer_sizes[-1]
+        self._slots = optimizer.slots
+        self._size = weight_count(layer_sizes) + sum(layer_sizes[1:])
+        library = load(
+            source(layer_sizes, activations, loss, optimizer, self.dtype.name, batch_size)
+        )
+        self._train = library.train
+        pointer, integer = ctypes.c_void_p, ctypes.c_int64
+        self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 3, ctypes.c_int]
+        self._train.restype = integer
+
+    def run(
+        self,
+        parameters: Floats,
+        state: Sequence[Floats],
+        x: Floats,
+        y: Floats,
+        *,
+        first_step: int,
+        numbers: NDArray[np.float64],
+        losses: Floats,
+        seed: int | None,
+    ) -> int:
+        """Run a step for every entry of `losses`; change `parameters` and `state` in place.
+
+        Parameters
+        ----------
+        parameters : ndarray, shape (size,)
+            All weights, layer by layer, then all biases.
+        state : sequence of ndarray, shape (size,)
+            As many as the optimizer has slots.
+        x : ndarray, shape (n, inputs)
+        y : ndarray, shape (n, outputs)
+        first_step : int
+            Steps are counted from 0: with B batches in an epoch, step t is batch t % B of epoch
+            t // B.
+        numbers : ndarray of float64, shape (steps, 4)
+            Of each step: learning rate, weight decay, and the optimizer's two corrections.
+        losses : ndarray, shape (steps,)
+            Gets each batch's loss before its update.
+        seed : int or None
+            Decides the order of the samples, as `shuffle.shuffled` does; None leaves it alone.
+
+        Returns
+        -------
+        int
+            How many losses were written: all of them, or those up to and with the first that is
+            not finite; its update is not made.
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            Before anything is changed.
+        MemoryError
+        """
+        n, steps = len(x), len(losses)
+        if len(state) != self._slots:
+            raise ShapeError(f"state has {len(state)} arrays; expected {self._slots}")
+        arrays = [
+            _checked("parameters", parameters, self.dtype, (self._size,)),
+            *[_checked("state", slot, self.dtype, (self._size,)) for slot in state],
+            *[None] * (2 - len(state)),
+            _checked("x", x, self.dtype, (n, self._inputs)),
+            _checked("y", y, self.dtype, (n, self._outputs)),
+        ]
+        seed_place = None if seed is None else ctypes.byref(ctypes.c_uint64(seed))
+        ran: int = self._train(
+            *arrays,
+            *(n, first_step, steps),
+            _checked("numbers", numbers, np.dtype(np.float64), (steps, 4)),
+            _checked("losses", losses, self.dtype, (steps,)),
+            seed_place,
+            self.threads,
+        )
+        if ran < 0:
+            raise MemoryError("there is too little memory for the compiled training loop")
+        return ran
+
+
+def _checked(name: str, array: Floats, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Return the array's address; C++ reads what is there without asking."""
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise DtypeError(f"{name} is {array.dtype}; expected {dtype}, C-contiguous")
+    if array.shape != shape:
+        raise ShapeError(f"{name} has shape {array.shape}; expected {shape}")
+    return array.ctypes.data

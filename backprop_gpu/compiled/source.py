@@ -1,0 +1,125 @@
+"""The C++ source of one training loop: the kernels' files, and what is known of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from backprop_gpu import kernels
+from backprop_gpu.special import ERFC
+
+if TYPE_CHECKING:
+    from backprop_gpu.activations import Activation
+    from backprop_gpu.losses import Loss
+    from backprop_gpu.optimizers import Optimizer
+
+REAL = {"float32": "float", "float64": "double"}
+SLOTS = 2  # of an optimizer's state that its expression can name
+MOST_THREADS = 64
+
+
+def missing_expression(
+    activations: Sequence[Activation], loss: Loss, optimizer: Optimizer
+) -> str | None:
+    """Return why there is no source, in a sentence; None if there is one."""
+    for g in activations:
+        if g.cuda_rows == "softmax":
+            continue
+        if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
+            return f"the activation {g.name!r} has no C++ expressions"
+    if _slope(loss, activations[-1]) is None or _term(loss, activations[-1]) is None:
+        return f"the loss {loss.name!r} has no C++ expressions"
+    if optimizer.cuda is None or optimizer.slots > SLOTS:
+        return f"the optimizer {type(optimizer).__name__} has no C++ expression"
+    return None
+
+
+def source(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    loss: Loss,
+    optimizer: Optimizer,
+    dtype: str,
+    batch_size: int,
+) -> str:
+    """Return one complete translation unit, of which `train` is called."""
+    canonical = loss.is_canonical_for(activations[-1])
+    layers = [
+        _activation(l, g, canonical and l == len(activations))
+        for l, g in enumerate(activations, start=1)
+    ]
+    numbers = ", ".join(map(str, layer_sizes))
+    return "\n".join(
+        (
+            f"typedef {REAL[dtype]} real;",
+            f"static constexpr real ERFC[] = {{{', '.join(map(repr, ERFC))}}};",
+            _read("elementary.hpp"),
+            f"constexpr int L = {len(activations)}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
+            f"constexpr int SLOTS = {optimizer.slots}, MOST_THREADS = {MOST_THREADS};",
+            "namespace entries {",
+            "template <int l> struct Activation;",
+            *layers,
+            _loss(loss, activations[-1]),
+            f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
+            "}",
+            "using namespace entries;",
+            _read("product.hpp"),
+            _read("network.hpp"),
+            _read("train.cpp"),
+        )
+    )
+
+
+def _activation(l: int, g: Activation, is_canonical: bool) -> str:
+    softmax = g.cuda_rows == "softmax"
+    functions = (
+        ""
+        if softmax
+        else f" INLINE real g(real z) {{ return {g.cuda}; }}"
+        f" INLINE real g_prime(real z, real a) {{ return {g.cuda_derivative}; }}"
+    )
+    return (
+        f"template <> struct Activation<{l}> {{"
+        f" static constexpr bool softmax = {_bool(softmax)},"
+        f" keeps_z = {_bool(g.derivative_from == 'z' or is_canonical)};{functions} }};"
+    )
+
+
+def _loss(loss: Loss, g: Activation) -> str:
+    term = _term(loss, g)
+    arguments = "(real z, real a, real y, real m)"
+    return (
+        f"struct Loss {{ static constexpr bool canonical = {_bool(loss.is_canonical_for(g))},"
+        f" of_rows = {_bool(not term)};"
+        f" INLINE real term{arguments} {{ return {term or 'real(0)'}; }}"
+        f" INLINE real slope{arguments} {{ return {_slope(loss, g)}; }} }};"
+    )
+
+
+def _term(loss: Loss, g: Activation) -> str | None:
+    """Return one output's share of C_i; "" if that is of whole rows."""
+    if not loss.is_canonical_for(g):
+        return loss.cuda
+    if loss.cuda_canonical_rows == "softmax_cross_entropy" and g.cuda_rows == "softmax":
+        return ""
+    return loss.cuda_canonical
+
+
+def _slope(loss: Loss, g: Activation) -> str | None:
+    """Return dC_i/dz of an output, or dC_i/da where softmax makes dC_i/dz of a whole row."""
+    if loss.is_canonical_for(g):
+        return "a - y"
+    if g.cuda_rows or loss.cuda_gradient is None:
+        return loss.cuda_gradient
+    return f"({loss.cuda_gradient}) * ({g.cuda_derivative})"
+
+
+def _bool(value: bool) -> str:
+    return str(value).lower()
+
+
+@cache
+def _read(name: str) -> str:
+    return files(kernels).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,147 @@
+"""Many small networks at once: an ensemble over seeds, learning rates or bootstrap samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, TrainingDiverged, check_count
+from backprop_gpu.history import History
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.optimizers import SGD, Optimizer
+from backprop_gpu.plan import PathName, cores, plan
+from backprop_gpu.training import train
+
+
+def train_many(
+    nets: Sequence[MLP],
+    x: Any,
+    y: Any,
+    *,
+    loss: str | Loss = "mse",
+    optimizers: Optimizer | Sequence[Optimizer] | None = None,
+    seeds: Sequence[int] | None = None,
+    rows: Sequence[Any] | None = None,
+    epochs: int = 1,
+    batch_size: int | None = None,
+    shuffle: bool = True,
+    threads: int | None = None,
+    path: PathName = "auto",
+) -> list[History]:
+    """Train many networks on the same data, several at a time.
+
+    Every network gets what a call of `train` of its own would give it, to the bit. Networks on
+    the CPU that a compiled loop can train are spread over the cores; others take turns.
+
+    Parameters
+    ----------
+    nets : sequence of MLP
+        Different objects, of any sizes that fit the data.
+    x, y, loss, epochs, batch_size, shuffle, path
+        As for `train`.
+    optimizers : Optimizer or sequence of Optimizer, optional
+        One for all, or one for each network: to try learning rates.
+    seeds : sequence of int, optional
+        What decides each network's batches. Default: 0, 1, 2, ...
+    rows : sequence of array of int, optional
+        Which rows of the data each network is trained on, possibly repeated: bootstrap samples.
+    threads : int, optional
+        How many threads there are for all of them. Default: as many as there are cores.
+
+    Returns
+    -------
+    list of History
+        One for each network. That of a network that diverged ends there, with `stopped_by`
+        "divergence"; the network has its last good parameters.
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
+        Before anything is changed.
+
+    Examples
+    --------
+    >>> import numpy as np, backprop_gpu as bp
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> nets = [bp.MLP([1, 8, 1], device="cpu", seed=seed) for seed in range(20)]
+    >>> histories = bp.train_many(nets, x, np.sin(3 * x), epochs=100)
+    >>> len(histories)
+    20
+    """
+    nets = list(nets)
+    for i, net in enumerate(nets):
+        if not isinstance(net, MLP):
+            raise DtypeError(f"nets[{i}] is {net!r}; expected an MLP")
+    if len({id(net) for net in nets}) < len(nets):
+        raise DomainError("nets holds one network twice; give each a network of its own")
+    if optimizers is None or not isinstance(optimizers, Sequence):
+        optimizers = [SGD() if optimizers is None else optimizers] * len(nets)
+    seeds = range(len(nets)) if seeds is None else seeds
+    _check_length("optimizers", optimizers, nets)
+    _check_length("seeds", seeds, nets)
+    if rows is not None:
+        _check_length("rows", rows, nets)
+    workers = cores() if threads is None else check_count("threads", threads)
+    jobs: list[dict[str, Any]] = []
+    shared_by = 1
+    for i, (net, optimizer, seed) in enumerate(zip(nets, optimizers, seeds, strict=True)):
+        entry = net.check_loss(loss)
+        x_own, y_own = net.check_data(x, y, entry)
+        if rows is not None:
+            index = _checked_rows(f"rows[{i}]", rows[i], len(x_own), net)
+            x_own, y_own = x_own[index], y_own[index]
+        chosen = plan(
+            net,
+            samples=len(x_own),
+            loss=entry,
+            optimizer=optimizer,
+            epochs=epochs * len(nets),  # one compilation serves them all
+            batch_size=batch_size,
+            path=path,
+        )
+        shared_by = max(shared_by, chosen.threads or 1)
+        jobs.append(
+            {
+                **{"net": net, "x": x_own, "y": y_own, "loss": entry, "optimizer": optimizer},
+                **{"seed": seed, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle},
+                "path": chosen.path,
+            }
+        )
+    histories: list[History | None] = [None] * len(nets)
+    compiled = [i for i, job in enumerate(jobs) if job["path"] == "compiled"]
+    with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
+        trained = pool.map(_train_one, [jobs[i] for i in compiled])
+        for i, history in zip(compiled, trained, strict=True):
+            histories[i] = history
+    return [history or _train_one(jobs[i]) for i, history in enumerate(histories)]
+
+
+def _train_one(job: dict[str, Any]) -> History:
+    try:
+        return train(**job)
+    except TrainingDiverged as error:
+        error.history.stopped_by = "divergence"
+        return error.history
+
+
+def _check_length(name: str, given: Any, nets: Sequence[MLP]) -> None:
+    if not hasattr(given, "__len__") or len(given) != len(nets):
+        count = len(given) if hasattr(given, "__len__") else repr(given)
+        raise ShapeError(f"{name} has {count}; expected one for each of the {len(nets)} networks")
+
+
+def _checked_rows(name: str, given: Any, samples: int, net: MLP) -> Array:
+    index = np.asarray(given)
+    if index.ndim != 1 or not len(index) or index.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{name} has shape {index.shape} and dtype {index.dtype}; expected row numbers"
+        )
+    low, high = index.min(), index.max()
+    if low < 0 or high >= samples:
+        raise ShapeError(f"{name} holds {low} to {high}; expected 0 to {samples - 1}")
+    return net.backend.asarray(index, index.dtype)

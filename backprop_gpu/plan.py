@@ -1,0 +1,127 @@
+"""Which of the ways to run training steps a training takes, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.compiled import why_not, worth_it
+from backprop_gpu.errors import DomainError, UnknownNameError, check_count
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.optimizers import SGD, Optimizer
+
+PathName = Literal["auto", "steps", "compiled"]
+
+# Compiling takes about a second, once for each kind of training on a machine. It is not worth it
+# where NumPy is done in so many: measured on two cores of a server, and the same everywhere, for
+# the path decides the last bits of what comes out.
+WORTH_COMPILING = 2.0
+SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training will run.
+
+    Attributes
+    ----------
+    path : {"steps", "compiled"}
+        "steps": a step at a time, on the network's device, by its array library and the project's
+        kernels. "compiled": many steps in one call of C++, compiled for this network on first use.
+    why : str
+        Why this one, and what stands against the other.
+    threads : int or None
+        How many threads compute; None leaves it to BLAS.
+    """
+
+    path: Literal["steps", "compiled"]
+    why: str
+    threads: int | None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
+
+
+def plan(
+    net: MLP,
+    *,
+    samples: int,
+    loss: str | Loss = "mse",
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    batch_size: int | None = None,
+    path: PathName = "auto",
+    unusual: str | None = None,
+) -> Plan:
+    """Return how `train` would run, without running it.
+
+    Parameters
+    ----------
+    net : MLP
+    samples : int
+        Rows of the training data.
+    loss, optimizer, epochs, batch_size, path
+        As for `train`.
+    unusual : str, optional
+        What is asked for that only "steps" can do, in words.
+
+    Raises
+    ------
+    DomainError
+        If the path that is asked for can't run this: with the reason.
+
+    Examples
+    --------
+    >>> import backprop_gpu as bp
+    >>> net = bp.MLP([5, 3, 4], device="cpu")
+    >>> print(bp.plan(net, samples=100, epochs=3))
+    steps: 3 steps are too few to be worth compiling a loop for
+    """
+    if path not in get_args(PathName):
+        raise UnknownNameError("path", path, get_args(PathName))
+    rows = min(check_count("samples", samples), batch_size or samples)
+    steps = epochs * -(-samples // rows)
+    flops = 6.0 * rows * net.weight_count
+    obstacle = _obstacle(net, net.check_loss(loss), optimizer or SGD(), rows, unusual)
+    threads = _threads(net, flops)
+    if path == "compiled" and obstacle is not None:
+        raise DomainError(f"path='compiled' can't run this training: {obstacle}")
+    if path == "compiled":
+        return Plan("compiled", "asked for", threads)
+    own = getattr(net.backend, "threads", None)
+    if path == "steps":
+        return Plan("steps", "asked for", own)
+    if obstacle is not None:
+        return Plan("steps", f"there is no compiled loop, for {obstacle}", own)
+    if not worth_it(net.layer_sizes, rows, net.dtype):
+        return Plan("steps", "BLAS is faster than the compiled loop on products as large", own)
+    if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
+        return Plan("steps", f"{steps:,} steps are too few to be worth compiling a loop for", own)
+    return Plan("compiled", "small products, many steps: calls would take the time", threads)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _obstacle(
+    net: MLP, loss: Loss, optimizer: Optimizer, rows: int, unusual: str | None
+) -> str | None:
+    """Return why the compiled loop can't run this, if it can't."""
+    if type(net.backend) is not NumpyBackend:
+        return f"the network is on {net.device}"
+    if unusual is not None:
+        return f"{unusual} takes single steps"
+    return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype, rows)
+
+
+def _threads(net: MLP, flops: float) -> int:
+    """Return how many threads share a batch: waking one costs what it does in 30 us."""
+    own: int | None = getattr(net.backend, "threads", None)
+    return max(1, min(own or cores(), int(flops // 2e7)))

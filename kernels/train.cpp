@@ -1,0 +1,276 @@
+// Training on the CPU in one call: batches, passes, updates, again and again; network.hpp has the
+// equations. `update_one(p, g, s0, s1, learning_rate, decay, c0, c1)` is the optimizer's, and
+// SLOTS the number of its states.
+//
+// Threads share each batch's rows in fixed parts, and add up what they found in a fixed order: the
+// same number of threads gives the same bits.
+
+struct Numbers {  // of a step
+    double learning_rate, weight_decay, c0, c1;
+};
+
+// All that one call is about; its threads share it.
+struct Run {
+    real *parameters, *s0, *s1;
+    const real *x, *y;
+    int64_t n, first_step, steps;
+    const Numbers* numbers;
+    real* losses;
+    const uint64_t* seed;  // null: samples as they come
+    int threads;
+
+    Tile<L>** tiles;  // of each thread
+    double* sums;     // of C_i, by each thread
+    Copies<L>* copies;
+    int64_t* order;  // of the samples in this epoch
+    uint64_t* keys;
+    int waiting, rounds;  // of the barrier
+    int64_t done;
+};
+
+INLINE int threads_of(const Run& run) { return PLAIN ? 1 : run.threads; }
+
+// ---- the order of the samples -------------------------------------------------------------------
+
+constexpr uint64_t STEP = 0x9E3779B97F4A7C15;
+
+INLINE uint64_t mixed(uint64_t key) {
+    key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9;
+    key = (key ^ key >> 27) * 0x94D049BB133111EB;
+    return key ^ key >> 31;
+}
+
+// As shuffle.py: by their mixed keys. Those are evenly spread, so their leading bits put each
+// within a few places of where it belongs: 8 times faster than a sort that compares.
+static void shuffle(Run& run, int64_t epoch) {
+    const uint64_t start = mixed(mixed(*run.seed) ^ STEP ^ uint64_t(epoch)) ^ STEP;
+    int shift = 63;
+    while (shift > 1 && int64_t(1) << (64 - shift) < run.n) --shift;
+    const int64_t buckets = int64_t(1) << (64 - shift);
+    uint64_t* keys = run.keys;
+    int64_t* ends = reinterpret_cast<int64_t*>(keys + run.n);
+    memset(ends, 0, (buckets + 1) * sizeof *ends);
+    for (int64_t i = 0; i < run.n; ++i) ++ends[(mixed(i * STEP + start) >> shift) + 1];
+    for (int64_t b = 0; b < buckets; ++b) ends[b + 1] += ends[b];
+    for (int64_t i = 0; i < run.n; ++i) {
+        const uint64_t key = mixed(i * STEP + start);
+        const int64_t place = ends[key >> shift]++;
+        keys[place] = key, run.order[place] = i;
+    }
+    for (int64_t i = 1; i < run.n; ++i) {
+        const uint64_t key = keys[i];
+        const int64_t sample = run.order[i];
+        int64_t j = i;
+        for (; j > 0 && keys[j - 1] > key; --j) keys[j] = keys[j - 1], run.order[j] = run.order[j - 1];
+        keys[j] = key, run.order[j] = sample;
+    }
+}
+
+// ---- the update ---------------------------------------------------------------------------------
+
+// The t-th of `parts` borders in 0 to n, a multiple of `unit` or n.
+INLINE int64_t border(int64_t n, int t, int parts, int unit) {
+    const int64_t at = (n + unit - 1) / unit * t / parts * unit;
+    return at < n ? at : n;
+}
+
+// Rows `from` to `to` of a matrix of the gradient, `ld` numbers apart, summed over the shards of
+// the batch and applied.
+template <int columns, int ld, class Part>
+INLINE void apply(const Run& run, int shards, Part part, int64_t at, int from, int to,
+                  const Numbers& numbers, real decay) {
+    const real learning_rate = numbers.learning_rate, c0 = numbers.c0, c1 = numbers.c1;
+    for (int r = from; r < to; ++r) {
+        real *g = part(0) + r * ld, none = 0;
+        for (int t = 1; t < shards; ++t) {
+            const real* more = part(t) + r * ld;
+            for (int k = 0; k < columns; ++k) g[k] += more[k];
+        }
+        real *p = run.parameters + at + r * columns;
+        real *s0 = run.s0 + at + r * columns, *s1 = run.s1 + at + r * columns;
+        for (int k = 0; k < columns; ++k)
+            update_one(p[k], g[k], SLOTS > 0 ? s0[k] : none, SLOTS > 1 ? s1[k] : none,
+                       learning_rate, decay, c0, c1);
+    }
+}
+
+// Copies rows `from` to `to` of W, and of W into W^T, in squares: one number at a time, that took
+// a quarter of a step of 64 samples.
+template <int l>
+INLINE void copy_weights(const Run& run, int from, int to) {
+    constexpr int K = SIZES[l - 1], ld = stride(l);
+    const real* W = run.parameters + weights_at(l);
+    if constexpr (!PLAIN && l > 1)
+        for (int n = from; n < to; ++n)
+            memcpy(run.copies->Copies<l>::W + n * stride(l - 1), W + n * K, K * sizeof(real));
+    if constexpr (!unpadded(l))
+        for (int n = from; n < to; n += V)
+            for (int k = 0; k < K; k += V) {
+                real* W_T = run.copies->Copies<l>::W_T + k * ld + n;
+                if (n + V <= to && k + V <= K) {
+                    transpose(W + n * K + k, K, W_T, ld);
+                } else {
+                    for (int i = n; i < to && i < n + V; ++i)
+                        for (int j = k; j < K && j < k + V; ++j)
+                            W_T[(j - k) * ld + i - n] = W[i * K + j];
+                }
+            }
+}
+
+// Thread t's rows of every layer; where there are no numbers, only the copies.
+template <int l>
+INLINE void update(const Run& run, Tile<L>& own, int t, int shards, const Numbers* numbers) {
+    constexpr int N = SIZES[l], K = SIZES[l - 1];
+    const int parts = threads_of(run);
+    const int from = border(N, t, parts, V), to = border(N, t + 1, parts, V);
+    const auto tile = [&](int i) -> Tile<l>& { return PLAIN ? own : *run.tiles[i]; };
+    if (numbers) {
+        apply<K, stride(l - 1)>(run, shards, [&](int i) { return tile(i).dC_dW; }, weights_at(l),
+                                from, to, *numbers, numbers->weight_decay);
+        if (t == 0)
+            apply<N, N>(run, shards, [&](int i) { return tile(i).dC_db; }, biases_at(l), 0, 1,
+                        *numbers, 0);
+    }
+    copy_weights<l>(run, from, to);
+    if constexpr (l < L) update<l + 1>(run, own, t, shards, numbers);
+}
+
+// ---- the steps ----------------------------------------------------------------------------------
+
+// Waits until every thread is here: spinning, for it takes less than a call to the system, and
+// giving way where another program has the core.
+static void meet(Run& run) {
+    if (threads_of(run) == 1) return;
+    const int round = __atomic_load_n(&run.rounds, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&run.waiting, 1, __ATOMIC_ACQ_REL) == run.threads) {
+        __atomic_store_n(&run.waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&run.rounds, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(&run.rounds, __ATOMIC_ACQUIRE) == round; ++spins)
+        if (spins > 2000) sched_yield();
+}
+
+// Brings samples to where a tile has them.
+INLINE void gather(const Run& run, Tile<L>& tile, int64_t first, int rows) {
+    for (int r = 0; r < rows; ++r) {
+        const int64_t i = run.seed ? run.order[first + r] : first + r;
+        const real *x = run.x + i * INPUTS, *y = run.y + i * OUTPUTS;
+        if constexpr (PLAIN) {
+            tile.x = x, tile.y = y;
+        } else {
+            memcpy(tile.inputs + r * stride(0), x, INPUTS * sizeof(real));
+            memcpy(tile.targets + r * stride(L), y, OUTPUTS * sizeof(real));
+        }
+    }
+}
+
+// The gradient of some samples of a batch of `count`; returns the sum of their C_i.
+INLINE double pass(const Run& run, Tile<L>& tile, int64_t from, int64_t to, int64_t count) {
+    const real share = real(1) / count;
+    double sum = 0;
+    for (int64_t i = from; i < to; i += TILE) {
+        const int rows = TILE == 1 ? 1 : to - i < TILE ? to - i : TILE;
+        gather(run, tile, i, rows);
+        forward<L>(run.parameters, *run.copies, tile, rows);
+        sum += output(tile, rows, share);
+        backward<L>(run.parameters, *run.copies, tile, rows, BATCH == 1 || i == from);
+    }
+    return sum;
+}
+
+static void work(Run& run, Tile<L>& tile, int t) {
+    if (!PLAIN) tile.x = tile.inputs, tile.y = tile.targets;
+    const int64_t batches = (run.n + BATCH - 1) / BATCH;
+    int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
+    update<1>(run, tile, t, 0, nullptr);
+    if (t == 0 && run.seed) shuffle(run, epoch);
+    meet(run);
+    for (int64_t step = 0; step < run.steps; ++step) {
+        const int64_t start = batch * BATCH, left = run.n - start;
+        const int64_t count = left < BATCH ? left : BATCH;
+        const int shards = PLAIN ? 1 : count < threads_of(run) ? count : threads_of(run);
+        if (PLAIN || t < shards) {
+            const int64_t from = count * t / shards, to = count * (t + 1) / shards;
+            run.sums[t] = pass(run, tile, start + from, start + to, count);
+        }
+        meet(run);
+        double sum = run.sums[0];
+        for (int i = 1; i < shards; ++i) sum += run.sums[i];
+        const real C = sum / count;
+        if (t == 0) run.losses[step] = C, run.done = step + 1;
+        if (!(entries::fabs(C) < INFINITE)) return;
+        update<1>(run, tile, t, shards, run.numbers + step);
+        if (++batch == batches) {
+            batch = 0, ++epoch;
+            if (t == 0 && run.seed && step + 1 < run.steps) shuffle(run, epoch);
+        }
+        meet(run);
+    }
+}
+
+struct Worker {
+    Run* run;
+    int t;
+    pthread_t thread;
+};
+
+static void* start(void* argument) {
+    const Worker& worker = *static_cast<Worker*>(argument);
+    Run& run = *worker.run;
+    while (!__atomic_load_n(&run.threads, __ATOMIC_ACQUIRE)) sched_yield();
+    work(run, *run.tiles[worker.t], worker.t);
+    return nullptr;
+}
+
+// A system that gives fewer threads has the work done by those.
+static void work_together(Run& run, int threads) {
+    Worker workers[MOST_THREADS];
+    int t = 1;
+    for (; t < threads; ++t) {
+        workers[t] = {&run, t, {}};
+        if (pthread_create(&workers[t].thread, nullptr, start, &workers[t])) break;
+    }
+    __atomic_store_n(&run.threads, t, __ATOMIC_RELEASE);
+    work(run, *run.tiles[0], 0);
+    while (--t) pthread_join(workers[t].thread, nullptr);
+}
+
+static void* zeros(size_t size) {
+    void* memory = nullptr;
+    return posix_memalign(&memory, 64, size) ? nullptr : memset(memory, 0, size);
+}
+
+// Returns how many losses were written: those of all steps, or up to the first that is not finite,
+// whose update is not made. -1: there is no memory.
+extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, const real* y,
+                         int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
+                         real* losses, const uint64_t* seed, int threads) {
+    Tile<L>* tiles[MOST_THREADS] = {};
+    double sums[MOST_THREADS];
+    Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed};
+    run.tiles = tiles, run.sums = sums;
+    bool there = true;
+    if (seed) {
+        run.order = static_cast<int64_t*>(zeros(n * sizeof *run.order));
+        run.keys = static_cast<uint64_t*>(zeros((3 * n + 2) * sizeof *run.keys));
+        there = run.order && run.keys;
+    }
+    if constexpr (PLAIN && sizeof(Tile<L>) < 1 << 14) {
+        Tile<L> tile;  // of which the compiler keeps what it can in registers
+        run.threads = 1;
+        if (there) work(run, tile, 0);
+    } else {
+        threads = PLAIN ? 1 : threads < MOST_THREADS ? threads : MOST_THREADS;
+        run.copies = static_cast<Copies<L>*>(zeros(sizeof(Copies<L>)));
+        there = there && run.copies;
+        for (int t = 0; t < threads && there; ++t)
+            there = tiles[t] = static_cast<Tile<L>*>(zeros(sizeof(Tile<L>)));
+        if (there) work_together(run, threads);
+        for (Tile<L>* tile : tiles) free(tile);
+        free(run.copies);
+    }
+    free(run.order);
+    free(run.keys);
+    return there ? run.done : -1;
+}

@@ -1,0 +1,408 @@
+"""The compiled training loop: step by step what NumPy computes, whatever the sizes."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import backprop_gpu as bp
+from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not
+from backprop_gpu.losses import find_loss
+from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.shuffle import shuffled
+
+needs_compiler = pytest.mark.skipif(
+    compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
+)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """One cache for these tests, gone afterwards; and half the time to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
+        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("cache", numbered=False)))
+        yield
+
+
+class Case:
+    """A network, data, and how it is trained; by NumPy, and by the compiled loop."""
+
+    def __init__(
+        self,
+        sizes,
+        activations,
+        loss="mse",
+        optimizer=None,
+        *,
+        dtype="float64",
+        n=7,
+        batch_size=3,
+        steps=5,
+        first_step=0,
+        seed=None,
+        threads=1,
+    ):
+        self.net = bp.MLP(sizes, activations, device="cpu", dtype=dtype, seed=3)
+        self.loss = find_loss(loss)
+        self.optimizer = optimizer or bp.SGD(0.1)
+        self.batch_size, self.seed, self.threads = batch_size, seed, threads
+        self.steps = range(first_step, first_step + steps)
+        random = np.random.default_rng(4)
+        self.x = random.normal(size=(n, sizes[0])).astype(dtype)
+        self.y = random.uniform(size=(n, sizes[-1])).astype(dtype)
+        self.y /= self.y.sum(axis=1, keepdims=True)  # a distribution
+        self.start = self.net.parameters + random.normal(size=self.net.parameters.size) / 50
+        self.start = self.start.astype(dtype)
+        # Second moments are never negative.
+        self.state = [abs(self.start) / (9 + i) for i in range(self.optimizer.slots)]
+        self.batches = -(-n // batch_size)
+        self.numbers = numbers_of(self.optimizer, self.steps, np.array(self.steps) / self.batches)
+
+    def by_numpy(self):
+        """Losses, parameters and state after the steps."""
+        net, state, losses = self.net, [slot.copy() for slot in self.state], []
+        net.parameters[...] = self.start
+        for step, numbers in zip(self.steps, self.numbers, strict=True):
+            epoch, batch = divmod(step, self.batches)
+            order = np.arange(len(self.x))
+            if self.seed is not None:
+                order = shuffled(len(self.x), epoch, self.seed, np)
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            grads = net.backward(net.forward(self.x[rows]), self.y[rows], self.loss)
+            losses.append(grads.loss)
+            numbers = numbers.astype(net.dtype)
+            self.optimizer.update(
+                np, net.parameters, grads.flat.copy(), state, numbers, net.weight_count
+            )
+        return np.array(losses), net.parameters.copy(), *state
+
+    def loop(self):
+        net = self.net
+        return CompiledLoop(
+            net.layer_sizes,
+            net.activations,
+            self.loss,
+            self.optimizer,
+            net.dtype,
+            self.batch_size,
+            self.threads,
+        )
+
+    def by_loop(self):
+        parameters, state = self.start.copy(), [slot.copy() for slot in self.state]
+        losses = np.full(len(self.steps), np.nan, self.net.dtype)
+        ran = self.loop().run(
+            parameters,
+            state,
+            self.x,
+            self.y,
+            first_step=self.steps[0],
+            numbers=self.numbers,
+            losses=losses,
+            seed=self.seed,
+        )
+        assert ran == len(losses)
+        return losses, parameters, *state
+
+    def check(self):
+        tolerance = TOLERANCE[self.net.dtype.name]
+        for ours, numpys in zip(self.by_loop(), self.by_numpy(), strict=True):
+            scale = abs(numpys).max()
+            np.testing.assert_allclose(ours, numpys, tolerance, tolerance * scale)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("sizes", "n", "batch_size", "dtype"),
+    [
+        ((5, 3, 5, 4), 1, 1, "float64"),  # the textbook's
+        ((1, 1), 2, 1, "float32"),
+        ((2, 31, 1), 10, 4, "float32"),
+        ((33, 1, 257, 2), 37, 37, "float64"),
+        ((31, 33, 3), 70, 33, "float32"),
+        ((16, 64, 32, 10), 700, 500, "float64"),  # several tiles, and a smaller batch
+        ((257, 31, 33), 5, 1, "float32"),
+        ((7, 300, 5), 40, 40, "float64"),
+    ],
+)
+def test_sizes(sizes, n, batch_size, dtype):
+    activations = [bp.LeakyReLU(0.1), *["sigmoid"] * (len(sizes) - 2)]
+    Case(sizes, activations, n=n, batch_size=batch_size, dtype=dtype).check()
+
+
+@needs_compiler
+def test_optimised_as_it_is_used(monkeypatch):
+    monkeypatch.delenv("CXX")
+    activations = [bp.LeakyReLU(0.1), "sigmoid", "softmax"]
+    Case((20, 33, 40, 7), activations, "cce", n=90, batch_size=50).check()
+    Case((20, 33, 40, 7), activations, "cce", n=3, batch_size=1, dtype="float32").check()
+
+
+ELEMENTWISE = sorted(set(bp.activations.ACTIVATIONS) - {"softmax"})
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_activations(dtype):
+    """All of them, one above the other."""
+    Case([9] * len(ELEMENTWISE) + [4, 3], [*ELEMENTWISE, "softmax"], "sse", dtype=dtype).check()
+
+
+HEADS = [
+    ("softmax", "categorical_cross_entropy"),
+    ("softmax", "mse"),
+    ("sigmoid", "binary_cross_entropy"),
+    ("softmax", "binary_cross_entropy"),
+    ("sigmoid", "categorical_cross_entropy"),
+    ("identity", "sse"),
+    ("silu", "mse"),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("activation", "loss"), HEADS)
+def test_losses(activation, loss):
+    Case((4, 10, 5), ["tanh", activation], loss, n=19, batch_size=9).check()
+
+
+@needs_compiler
+def test_softmax_inside():
+    Case((4, 10, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
+
+
+OPTIMIZERS = [
+    bp.SGD(0.1, weight_decay=0.1),
+    bp.SGD(0.1, momentum=0.9),
+    bp.SGD(bp.schedules.StepDecay(0.1, every=1), momentum=0.9, nesterov=True, weight_decay=0.1),
+    bp.Adam(0.01),
+    bp.Adam(0.01, weight_decay=0.1),
+    bp.AdamW(0.01, weight_decay=0.1),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_optimizers(optimizer):
+    Case((6, 20, 3), ["tanh", "sigmoid"], optimizer=optimizer, n=20, batch_size=8).check()
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [None, 0, 2**64 - 1, 2**70 + 5])
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (2, 1), (1000, 900)])
+def test_order_of_samples(n, batch_size, seed):
+    Case((3, 2), ["tanh"], n=n, batch_size=batch_size, seed=seed, first_step=5, steps=9).check()
+
+
+@needs_compiler
+def test_chunks_go_on_where_the_last_one_ended():
+    case = Case((3, 12, 2), ["tanh", "tanh"], optimizer=bp.Adam(), n=10, seed=1, steps=11)
+    whole = case.by_loop()
+    parts = []
+    for first, last in pairwise((0, 2, 3, 11)):
+        part = Case(
+            *((3, 12, 2), ["tanh", "tanh"]),
+            **{"optimizer": bp.Adam(), "n": 10, "seed": 1},
+            steps=last - first,
+            first_step=first,
+        )
+        if parts:
+            part.start, *part.state = parts[-1][1:]
+        parts.append(part.by_loop())
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), whole[0])
+    np.testing.assert_array_equal(parts[-1][1], whole[1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    """They share a batch, also one smaller than they are many; two runs agree to the bit."""
+    case = Case(
+        *((33, 20, 17, 10), ["relu", "silu", "softmax"], "categorical_cross_entropy"),
+        **{"n": 101, "batch_size": 50, "seed": 2, "threads": threads, "dtype": "float32"},
+    )
+    case.check()
+    for first, second in zip(case.by_loop(), case.by_loop(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@needs_compiler
+def test_runs_at_the_same_time():
+    case = Case((33, 20, 2), ["tanh", "tanh"], n=101, batch_size=50, seed=2, steps=300)
+    alone = case.by_loop()
+    with ThreadPoolExecutor(4) as pool:
+        for run in pool.map(lambda _: case.by_loop(), range(8)):
+            for mine, expected in zip(run, alone, strict=True):
+                np.testing.assert_array_equal(mine, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("sizes", "threads"), [((3, 4, 2), 1), ((3, 40, 20), 2)])
+def test_a_loss_that_is_not_finite_ends_the_run(value, sizes, threads):
+    activations = [bp.LeakyReLU(0.1), "identity"]
+    case = Case(sizes, activations, n=30, batch_size=10, threads=threads)
+    case.x[17, 1] = value  # in the second batch
+    parameters, losses = case.start.copy(), np.full(5, 7.0)
+    data = {"numbers": case.numbers, "losses": losses, "seed": None}
+    assert case.loop().run(parameters, [], case.x, case.y, first_step=0, **data) == 2
+    assert np.isfinite(losses[0])
+    assert not np.isfinite(losses[1])
+    assert (losses[2:] == 7).all()
+    assert np.isfinite(parameters).all()
+
+
+@needs_compiler
+def test_saturation():
+    """Nothing overflows to NaN where NumPy does not."""
+    case = Case((3, 9, 4), ["sigmoid", "sigmoid"], "bce", n=12, batch_size=12)
+    case.start *= 1e4
+    case.check()
+    case = Case((3, 9, 4), ["softplus", "softmax"], "cce", n=12, batch_size=12, steps=1)
+    case.start *= 1e3
+    case.check()
+
+
+@needs_compiler
+def test_own_entries_with_expressions():
+    softsign = bp.Activation(
+        "own softsign",
+        function=lambda xp, z: z / (1 + xp.abs(z)),
+        derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
+        derivative_from="z",
+        cuda="z / (real(1) + fabs(z))",
+        cuda_derivative="real(1) / ((real(1) + fabs(z)) * (real(1) + fabs(z)))",
+    )
+    quartic = bp.Loss(
+        "own quartic",
+        value=lambda xp, a, y: ((a - y) ** 4).sum(axis=1) + xp.cos(a).sum(axis=1),
+        gradient=lambda xp, a, y: 4 * (a - y) ** 3 - xp.sin(a),
+        cuda="pow(a - y, real(4)) + cos(a)",
+        cuda_gradient="real(4) * pow(a - y, real(3)) - sin(a)",
+    )
+    Case((3, 9, 4), [softsign, softsign], quartic, n=12, batch_size=12).check()
+
+
+def reason(activations=("tanh",), loss="mse", optimizer=None, dtype="float32", sizes=(2, 2)):
+    entries = bp.MLP(sizes, activations, device="cpu").activations
+    return why_not(sizes, entries, find_loss(loss), optimizer or bp.SGD(), dtype, 4)
+
+
+@needs_compiler
+def test_reasons():
+    plain = bp.Activation("plain", lambda xp, z: z, lambda xp, a: a, derivative_from="a")
+    absolute = bp.Loss("l1", lambda xp, a, y: abs(a - y).sum(1), lambda xp, a, y: xp.sign(a - y))
+
+    class Own(bp.SGD):
+        cuda = None
+
+    assert reason() is None
+    assert "'plain' has no C++" in reason([plain])
+    assert "'l1' has no C++" in reason(loss=absolute)
+    assert "Own has no C++" in reason(optimizer=Own())
+    assert "float16" in reason(dtype="float16")
+    assert "layers" in reason(["tanh"] * 40, sizes=[1] * 41)
+
+
+def test_without_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "c++")
+    assert "install g++" in reason()
+    with pytest.raises(
+        bp.DomainError if hasattr(bp, "DomainError") else ValueError, match="g\\+\\+"
+    ):
+        Case((2, 2), ["tanh"]).loop()
+
+
+@needs_compiler
+def test_an_expression_that_does_not_compile():
+    wrong = bp.Activation(
+        "wrong",
+        lambda xp, z: z,
+        lambda xp, a: xp.ones_like(a),
+        derivative_from="a",
+        cuda="no_such(z)",
+        cuda_derivative="real(1)",
+    )
+    with pytest.raises(CompileError, match="no_such"):
+        Case((2, 2), [wrong]).loop()
+
+
+@needs_compiler
+def test_arrays_are_checked():
+    case = Case((2, 2), ["tanh"])
+    loop = case.loop()
+
+    def run(**other):
+        given = {
+            "parameters": case.start.copy(),
+            "state": [],
+            "x": case.x,
+            "y": case.y,
+            "first_step": 0,
+            "numbers": case.numbers,
+            "losses": np.zeros(5),
+            "seed": None,
+        }
+        return loop.run(**given | other)
+
+    assert run() == 5
+    with pytest.raises(bp.DtypeError, match="x is float32"):
+        run(x=case.x.astype("float32"))
+    with pytest.raises(bp.DtypeError, match=r"y .*contiguous"):
+        run(y=case.y.T.copy().T)
+    with pytest.raises(bp.ShapeError, match="numbers"):
+        run(losses=np.zeros(6))
+    with pytest.raises(bp.ShapeError, match="state has 1"):
+        run(state=[case.start])
+
+
+@needs_compiler
+class TestCache:
+    SOURCE = 'extern "C" int answer() { return 42; }'
+
+    def test_is_private_and_used_again(self, tmp_path, monkeypatch):
+        folder = tmp_path / "new" / "cache"
+        monkeypatch.setenv("BACKPROP_GPU_CACHE", str(folder))
+        assert compiler.load(self.SOURCE).answer() == 42
+        (library,) = folder.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        before = library.stat().st_mtime_ns
+        compiler.load(self.SOURCE)
+        assert library.stat().st_mtime_ns == before
+
+    def test_a_file_that_others_can_write_is_not_loaded(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("BACKPROP_GPU_CACHE", str(tmp_path))
+        tmp_path.chmod(0o700)
+        compiler.load(self.SOURCE + "// 2")
+        (library,) = tmp_path.iterdir()
+        library.unlink()
+        library.write_bytes(b"planted")
+        library.chmod(0o666)
+        assert compiler.load(self.SOURCE + "// 2").answer() == 42
+        assert library.stat().st_mode & 0o022 == 0
+
+    def test_a_folder_that_others_can_write_is_not_used(self, tmp_path, monkeypatch):
+        open_to_all = tmp_path / "open"
+        open_to_all.mkdir()
+        open_to_all.chmod(0o777)
+        monkeypatch.setenv("BACKPROP_GPU_CACHE", str(open_to_all))
+        assert compiler.load(self.SOURCE).answer() == 42
+        assert list(open_to_all.iterdir()) == []
+
+    def test_processes_at_once(self, tmp_path):
+        script = (
+            "from backprop_gpu.compiled import compiler;"
+            f"assert compiler.load({self.SOURCE!r}).answer() == 42"
+        )
+        environment = {**os.environ, "BACKPROP_GPU_CACHE": str(tmp_path / "cache")}
+        processes = [
+            subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(3)
+        ]
+        assert [process.wait() for process in processes] == [0, 0, 0]
+        assert len(list((tmp_path / "cache").iterdir())) == 1
