@@ -1,0 +1,117 @@
+"""Batches that somebody else makes: lists, generators, the loaders of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.arrays import Array, as_matrix, check_same_rows
+from backprop_gpu.backends import Backend
+from backprop_gpu.data.batches import CheckTargets
+from backprop_gpu.data.prefetch import prefetched
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError
+
+ALIVE = 4  # batches: one in use, one being made, two that make up for uneven times
+
+
+class IteratedBatches:
+    """Batches (see `Batches`) from an iterable of pairs (x, y).
+
+    Parameters
+    ----------
+    batches : iterable of (x, y), or callable (epoch) -> such an iterable
+        Goes through one epoch. The sizes of the batches are its own. It runs in a background
+        thread. An iterator, such as a generator, can serve one epoch only: give the function that
+        makes it.
+    columns : (int, int)
+        The inputs and the outputs of the network.
+    backend, dtype, check_targets
+        As of `StreamedBatches`.
+
+    Attributes
+    ----------
+    samples, per_epoch : int or None
+        Of the last epoch that was gone through from its beginning to its end.
+    once : bool
+        Whether there is only one epoch.
+    """
+
+    batch_size = None
+
+    def __init__(
+        self,
+        batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+        *,
+        columns: tuple[int, int],
+        backend: Backend,
+        dtype: np.dtype[Any],
+        check_targets: CheckTargets,
+    ) -> None:
+        if not isinstance(batches, Iterable) and not callable(batches):
+            raise DtypeError(
+                f"the data are {batches!r:.80}; expected pairs (x, y), or a function of the epoch "
+                "that returns them"
+            )
+        self.samples: int | None = None
+        self.per_epoch: int | None = None
+        self._batches = batches
+        self.once = isinstance(batches, Iterator)
+        self._used = False
+        self._columns, self._backend, self._dtype = columns, backend, dtype
+        self._check_targets = check_targets
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Array], None, None]:
+        if self.once and self._used:
+            raise DomainError(
+                f"the batches come from an iterator ({type(self._batches).__name__}), which "
+                f"epoch {epoch} can't go through again; give a list, or a function of the epoch "
+                "that makes the iterator"
+            )
+        self._used = True
+        return self._epoch(epoch, start)
+
+    def _epoch(self, epoch: int, start: int) -> Generator[tuple[Array, Array], None, None]:
+        batches, samples = start, 0
+        try:
+            with closing(prefetched(self._converted(epoch, start), ALIVE)) as pairs:
+                for pair in pairs:
+                    yield pair
+                    batches += 1
+                    samples += len(pair[0])
+        except Exception as error:
+            error.add_note(f"Before it came {batches} batches of epoch {epoch}.")
+            raise
+        if start == 0:
+            self.samples, self.per_epoch = samples, batches
+
+    def _converted(self, epoch: int, start: int) -> Generator[tuple[Array, Array], None, None]:
+        pairs = self._batches if isinstance(self._batches, Iterable) else self._batches(epoch)
+        number = -1
+        for number, pair in enumerate(pairs):
+            if number >= start:
+                yield self._checked(pair, f" of batch {number}")
+        if number < 0:
+            raise ShapeError(f"epoch {epoch} has no batches: {type(pairs).__name__} gave none")
+
+    def _checked(self, pair: Any, where: str) -> tuple[Array, Array]:
+        """Return copies of x and y in the network's dtype on its device.
+
+        They are copies because whoever makes batches may write the next one over this one.
+        """
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise DtypeError(
+                f"what came in place{where} is of type {type(pair).__name__}; expected (x, y)"
+            )
+        backend, (inputs, outputs) = self._backend, self._columns
+        x_name, y_name = f"x{where}", f"y{where}"
+        x = as_matrix(pair[0], x_name, inputs, "input node", backend, self._dtype)
+        y = as_matrix(pair[1], y_name, outputs, "output node", backend, self._dtype)
+        check_same_rows(x, y, x_name, y_name)
+        with backend.computing():
+            self._check_targets(y, backend.xp, y_name)
+            x, y = x.copy(), y.copy()
+            backend.synchronize()  # the training may compute on another stream
+        return x, y

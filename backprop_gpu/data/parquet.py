@@ -1,0 +1,180 @@
+"""Columns of Parquet files as a matrix that can be sliced by rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.errors import (
+    DomainError,
+    DtypeError,
+    FileFormatError,
+    MissingExtraError,
+    UnknownNameError,
+)
+
+# So much is decoded at a time, and so much of that becomes rows at a time: every call has to pay
+# for all columns, and rows are made fastest of what the cache holds.
+DECODED_BYTES = 1 << 22
+PART_BYTES = 1 << 19
+
+# pyarrow reads so much of a column at a time; left alone, it holds whole row groups.
+BOUNDED = {"buffer_size": 1 << 16, "pre_buffer": False}
+
+Opener = Callable[[], Any]
+"""Returns a pyarrow.parquet.ParquetFile as a context."""
+
+
+class ParquetColumns:
+    """Columns of Parquet files, one sample a row, decoded as they are read (extra ``data``).
+
+    A slice of rows is a new array. A row group is decoded from its beginning, unless the last
+    slice ended in it, before the rows that are asked for.
+
+    Parameters
+    ----------
+    source : path, pyarrow.parquet.ParquetFile or pyarrow.dataset.Dataset
+        A file, or a folder of files that have the same columns.
+    columns : sequence of str
+        The columns to take, in their order: numbers or booleans. Missing values become NaN.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    dtype : dtype
+        float32 where it holds the values of all columns, else float64.
+    row_groups : ndarray of int
+        The first row of every row group.
+
+    Raises
+    ------
+    MissingExtraError, FileFormatError, UnknownNameError, DtypeError, DomainError
+    """
+
+    def __init__(self, source: Any, columns: Sequence[str]) -> None:
+        if isinstance(columns, str) or not columns:
+            raise DomainError(f"columns is {columns!r}; expected a list of names of columns")
+        self._columns = list(columns)
+        self._groups: list[tuple[Opener, int]] = []
+        self.dtype = np.dtype(np.float32)
+        sizes: list[int] = []
+        for opener in _openers(source):
+            schema, group_sizes = _described(opener)
+            for name in self._columns:
+                self.dtype = np.result_type(self.dtype, _number_type(schema, name))
+            self._groups += [(opener, number) for number in range(len(group_sizes))]
+            sizes += group_sizes
+        ends = np.cumsum(sizes, dtype=np.int64)
+        self.row_groups = ends - np.array(sizes, np.int64)
+        self.shape = (int(ends[-1]) if sizes else 0, len(self._columns))
+
+        # Where decoding has come to: the parts to come of a row group, and the last one.
+        self._lock = Lock()
+        self._group = -1
+        self._parts: Generator[NDArray[Any], None, None] | None = None
+        self._first, self._part = 0, np.empty((0, self.shape[1]), self.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise DtypeError(f"Parquet columns can be sliced by rows, as in [10:20]; not [{rows}]")
+        first, stop, _ = rows.indices(len(self))
+        out = np.empty((max(0, stop - first), self.shape[1]), self.dtype)
+        self.read_into(first, out)
+        return out
+
+    def read_into(self, first: int, out: NDArray[Any]) -> None:
+        """Fill `out`, shape (rows, columns), with the rows from `first` on."""
+        filled = 0
+        with self._lock:
+            while filled < len(out):
+                self._go_to(first + filled)
+                part = self._part[first + filled - self._first :][: len(out) - filled]
+                out[filled : filled + len(part)] = part
+                filled += len(part)
+
+    def _go_to(self, row: int) -> None:
+        """Decode up to the part that has a row."""
+        group = int(np.searchsorted(self.row_groups, row, side="right")) - 1
+        if self._parts is None or group != self._group or row < self._first:
+            self._group, self._parts = group, self._decoded(group)
+            self._first, self._part = int(self.row_groups[group]), self._part[:0]
+        while row >= self._first + len(self._part):
+            self._first += len(self._part)
+            try:
+                self._part = next(self._parts)
+            except BaseException:
+                self._parts = None
+                raise
+
+    def _decoded(self, group: int) -> Generator[NDArray[Any], None, None]:
+        import pyarrow
+
+        opener, number = self._groups[group]
+        number_type = pyarrow.from_numpy_dtype(self.dtype)
+        schema = pyarrow.schema([(name, number_type) for name in self._columns])
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        decoded, rows = (max(1, size // row_bytes) for size in (DECODED_BYTES, PART_BYTES))
+        with opener() as file:
+            for table in file.iter_batches(decoded, [number], self._columns, use_threads=False):
+                table = table.select(self._columns)
+                if table.schema.types != schema.types:
+                    table = table.cast(schema, safe=False)
+                for first in range(0, len(table), rows):
+                    part = table.slice(first, rows)
+                    yield part.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+
+
+def _openers(source: Any) -> list[Opener]:
+    try:
+        from pyarrow import dataset
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data", "reading Parquet files") from error
+    if isinstance(source, ParquetFile):
+        return [lambda: nullcontext(source)]
+    if isinstance(source, str | os.PathLike):
+        try:
+            source = dataset.dataset(os.fspath(source), format="parquet")
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{source} can't be read as Parquet: {error}") from error
+    if not isinstance(source, dataset.FileSystemDataset):
+        raise DtypeError(
+            f"the source is {source!r:.80}; expected a path, a pyarrow.parquet.ParquetFile or a "
+            "pyarrow.dataset.Dataset of files"
+        )
+    return [
+        partial(ParquetFile, path, filesystem=source.filesystem, **BOUNDED) for path in source.files
+    ]
+
+
+def _described(opener: Opener) -> tuple[Any, list[int]]:
+    """Return a file's schema, and the rows in each of its row groups."""
+    try:
+        with opener() as file:
+            groups = range(file.metadata.num_row_groups)
+            return file.schema_arrow, [file.metadata.row_group(i).num_rows for i in groups]
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"a Parquet file can't be read: {error}") from error
+
+
+def _number_type(schema: Any, name: str) -> np.dtype[Any]:
+    if name not in schema.names:
+        raise UnknownNameError("column", name, schema.names)
+    kind = schema.field(name).type
+    try:
+        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    except NotImplementedError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        raise DtypeError(f"column {name!r} holds {kind}; expected numbers")
+    return dtype

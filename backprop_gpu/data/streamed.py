@@ -1,0 +1,165 @@
+"""Batches of data that are read from files, a window at a time.
+
+The rows are cut into blocks of consecutive rows, and the blocks are put in an order that the seed
+and the epoch decide. A window is what comes next in that order: as many whole batches as fit. It
+is read block by block, and its rows are put in an order that the seed, the epoch and the window
+decide. So the number of a batch says where its rows lie in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array, check_same_rows
+from backprop_gpu.backends import Backend
+from backprop_gpu.data.batches import CheckTargets
+from backprop_gpu.data.order import EpochOrder
+from backprop_gpu.data.prefetch import prefetched
+from backprop_gpu.data.rows import Rows
+from backprop_gpu.errors import check_count
+
+WINDOW_BYTES = 1 << 26
+
+WINDOWS = 2  # one in use, one being read
+
+# Blocks in a window, where chunks are not larger: more of them mix better, fewer read faster.
+BLOCKS = 64
+
+
+class Window(NamedTuple):
+    """Rows on the device, and the order in which they are used."""
+
+    x: Array
+    y: Array
+    order: Array
+
+
+class StreamedBatches:
+    """Batches (see `Batches`) of data that are read a window at a time.
+
+    Parameters
+    ----------
+    x, y : streamed or array_like, shape (n, inputs) and (n, outputs)
+        See `is_streamed`. What takes no more than a quarter of a window is read once and kept.
+    batch_size : int
+    columns : (int, int)
+        The inputs and the outputs of the network.
+    seed : int or None
+        Decides the order of the samples in every epoch. None: as they come in the files.
+    backend : Backend
+    dtype : dtype
+        The network's.
+    check_targets : callable (y, xp, name)
+        Raises if targets are outside the loss's domain: `Loss.check_targets`.
+    window_bytes : int
+        The size of a window in float32; float64 takes twice as much, so that the order is the
+        same. Two are held at a time. A batch that is larger is a window by itself.
+
+    Raises
+    ------
+    ShapeError, DtypeError, DeviceError, FileFormatError, DomainError
+        At once, from shapes and dtypes. What the values are is checked as they are read.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int,
+        *,
+        columns: tuple[int, int],
+        seed: int | None,
+        backend: Backend,
+        dtype: np.dtype[Any],
+        check_targets: CheckTargets,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self.batch_size = check_count("batch_size", batch_size)
+        kept_bytes = check_count("window_bytes", window_bytes) // 4
+        self._x = Rows(x, "x", columns[0], dtype, kept_bytes)
+        self._y = Rows(y, "y", columns[1], dtype, kept_bytes)
+        check_same_rows(self._x, self._y)
+        self.samples = len(self._x)
+        self.per_epoch = -(-self.samples // self.batch_size)
+        self._columns, self._dtype, self._seed = columns, dtype, seed
+        self._backend, self._check_targets = backend, check_targets
+
+        batch_bytes = self.batch_size * sum(columns) * np.dtype(np.float32).itemsize
+        self._window_rows = self.batch_size * max(1, window_bytes // batch_bytes)
+        block_rows = max(1, self._window_rows // BLOCKS)
+        # Where the two are chunked in different ways, cutting the larger chunks would cost more.
+        cuts = self._x.block_starts(block_rows), self._y.block_starts(block_rows)
+        self._block_starts = min(cuts, key=len)
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Array], None, None]:
+        done, skipped = start, start * self.batch_size % self._window_rows
+        try:
+            with closing(prefetched(self._windows(epoch, start), WINDOWS)) as windows:
+                for window in windows:
+                    for first in range(skipped, len(window.x), self.batch_size):
+                        yield self._batch(window, slice(first, first + self.batch_size))
+                        done += 1
+                    skipped = 0
+                    self._backend.synchronize()  # its memory is about to be written to again
+        except Exception as error:
+            error.add_note(f"Before it came {done} of {self.per_epoch} batches of epoch {epoch}.")
+            raise
+
+    def _batch(self, window: Window, rows: slice) -> tuple[Array, Array]:
+        index = window.order[rows]
+        with self._backend.computing():
+            x, y = (self._backend.empty((len(index), m), self._dtype) for m in self._columns)
+            self._backend.gather(window.x, index, x)
+            self._backend.gather(window.y, index, y)
+        return x, y
+
+    def _windows(self, epoch: int, start: int) -> Generator[Window, None, None]:
+        """Read the windows of an epoch, from that of batch number `start` on."""
+        order = EpochOrder(self._block_starts, self.samples, epoch, self._seed)
+        size = self._window_rows
+        memory = [self._new_buffers(min(size, self.samples)) for _ in range(WINDOWS)]
+        for number in range(start * self.batch_size // size, -(-self.samples // size)):
+            low, high = number * size, min((number + 1) * size, self.samples)
+            buffers = [
+                (host[: high - low], device[: high - low])
+                for host, device in memory[number % WINDOWS]
+            ]
+            (x, _), (y, _), (index, _) = buffers
+            for row, places in order.pieces(low, high):
+                self._x.read(row, x[places])
+                self._y.read(row, y[places])
+                stop = row + places.stop - places.start
+                self._check_targets(y[places], np, f"y[{row}:{stop}]")
+            index[...] = order.within(number, high - low)
+            for host, device in buffers:
+                _upload(self._backend, host, device)
+            yield Window(*(device for _, device in buffers))
+
+    def _new_buffers(self, rows: int) -> list[tuple[NDArray[Any], Array]]:
+        """Return memory for x, y and the order of a window: on the CPU, and on the device."""
+        inputs, outputs = self._columns
+        return [
+            _buffers(self._backend, (rows, inputs), self._dtype),
+            _buffers(self._backend, (rows, outputs), self._dtype),
+            _buffers(self._backend, (rows,), np.dtype(np.int64)),
+        ]
+
+
+def _buffers(
+    backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], Array]:
+    """Return memory that the CPU fills, and that on the device it is copied to, if not the same."""
+    host = np.empty(shape, dtype)
+    return host, host if backend.xp is np else backend.empty(shape, dtype)
+
+
+def _upload(backend: Backend, host: NDArray[Any], device: Array) -> None:
+    if backend.xp is not np:
+        with backend.computing():
+            device[...] = backend.asarray(host, host.dtype)
+            backend.synchronize()

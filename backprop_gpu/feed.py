@@ -1,0 +1,124 @@
+"""Batches of a stream, brought to where the training steps compute."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.data import IteratedBatches, StreamedBatches, is_streamed
+from backprop_gpu.errors import DomainError
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+
+
+class Feed:
+    """`Batches` (of `steps`) from a stream (of `data`).
+
+    Parameters
+    ----------
+    stream : StreamedBatches or IteratedBatches
+    columns : (int, int)
+        The inputs and the outputs of the network.
+    backend : Backend
+    dtype : dtype
+    """
+
+    def __init__(
+        self,
+        stream: StreamedBatches | IteratedBatches,
+        columns: tuple[int, int],
+        backend: Backend,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self.stream = stream
+        # Each of an iterable's batches has its own size, and each epoch its own number of them.
+        self.per_epoch = None if stream.batch_size is None else stream.per_epoch
+        self._columns, self._backend, self._dtype = columns, backend, dtype
+        self._iterator: Generator[tuple[Array, Array], None, None] | None = None
+        self._place = self._wanted = (0, 0)
+        self._make_room(stream.batch_size or 1)
+
+    def arrays(self) -> tuple[Array, Array]:
+        return self._x, self._y
+
+    def seek(self, epoch: int, batch: int) -> None:
+        """Be told what is next, where the step alone does not say it."""
+        self._wanted = epoch, batch
+
+    def load(self, step: int) -> int:
+        if self.per_epoch is not None:
+            epoch, batch = divmod(step, self.per_epoch)
+            self.seek(epoch, batch)
+        if self._iterator is None or self._place != self._wanted:
+            self.close()
+            self._iterator = self.stream.epoch(*self._wanted)
+            self._place = self._wanted
+        pair = next(self._iterator, None)
+        if pair is None:
+            self._iterator = None
+            return 0
+        x, y = pair
+        if len(x) > self.batch_size:
+            self._make_room(len(x))
+        self._x[: len(x)], self._y[: len(y)] = x, y
+        epoch, batch = self._place
+        self._place = self._wanted = epoch, batch + 1
+        return len(x)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _make_room(self, rows: int) -> None:
+        self.batch_size = rows
+        inputs, outputs = self._columns
+        self._x = self._backend.empty((rows, inputs), self._dtype)
+        self._y = self._backend.empty((rows, outputs), self._dtype)
+
+
+def feed(
+    net: MLP,
+    x: Any,
+    y: Any,
+    loss: Loss,
+    *,
+    batch_size: int | None,
+    epochs: int,
+    seed: int | None,
+) -> Feed | None:
+    """Return where batches come from if the data are streamed; None if they are arrays."""
+    columns = net.layer_sizes[0], net.layer_sizes[-1]
+    common: dict[str, Any] = {
+        **{"columns": columns, "backend": net.backend, "dtype": net.dtype},
+        "check_targets": loss.check_targets,
+    }
+    stream: StreamedBatches | IteratedBatches
+    if y is None:
+        stream = IteratedBatches(x, **common)
+        if batch_size is not None:
+            raise DomainError(
+                f"batch_size is {batch_size}, and y is None: the data are pairs (x, y), of which "
+                "each is a batch already"
+            )
+        if stream.once and epochs > 1:
+            raise DomainError(
+                f"the batches come from an iterator ({type(x).__name__}), which can be gone "
+                f"through once, and epochs is {epochs}; give a list, or a function of the epoch "
+                "that makes the iterator"
+            )
+    elif is_streamed(x) or is_streamed(y):
+        if batch_size is None:
+            raise DomainError(
+                "batch_size is None, which is all of the samples; data that are read from files "
+                "need one, for example batch_size=1024"
+            )
+        stream = StreamedBatches(x, y, batch_size, seed=seed, **common)
+    else:
+        return None
+    return Feed(stream, columns, net.backend, net.dtype)
