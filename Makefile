@@ -10,10 +10,10 @@ CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
 .NOTPARALLEL:
-.PHONY: help run test bench lint format types docs browser wheel clean
+.PHONY: help run test bench bench-peers lint format types docs browser wheel clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 run: .venv/.run  ## Train on the digits, on the GPU if there is one
 	$(BIN)/python -m backprop_gpu demo
@@ -21,8 +21,11 @@ run: .venv/.run  ## Train on the digits, on the GPU if there is one
 test: .venv/.dev  ## Run the tests; ARGS="-k name" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: .venv/.dev  ## Time the library against its peers
+bench: .venv/.dev  ## Time the library beside its matrix products
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .venv/.dev .venv/.peers  ## Time what a user could take instead, too
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 lint: .venv/.dev  ## Check the style
 	$(BIN)/ruff check
@@ -62,6 +65,10 @@ clean:  ## Remove what was built; .venv stays
 .venv/.run .venv/.dev: pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) '.[$(EXTRAS)]'
 	$(if $(CUDA),-$(INSTALL) '.[$(CUDA)]')
+	@touch $@
+
+.venv/.peers: .venv/.dev
+	$(INSTALL) '.[peers]'
 	@touch $@
 
 # Debian packages venv apart from Python.

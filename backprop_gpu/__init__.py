@@ -3,6 +3,7 @@
 from backprop_gpu.activations import Activation, LeakyReLU, register_activation
 from backprop_gpu.arrays import one_hot
 from backprop_gpu.checkpoint import load, save
+from backprop_gpu.data import ParquetColumns
 from backprop_gpu.errors import (
     DeviceError,
     DomainError,
@@ -28,10 +29,12 @@ from backprop_gpu.explaining.terms import Term
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss, register_loss
+from backprop_gpu.many import train_many
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
+from backprop_gpu.plan import Plan, plan
 from backprop_gpu.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -73,6 +76,8 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "Outliers",
+    "ParquetColumns",
+    "Plan",
     "ShapeError",
     "StepDecay",
     "Term",
@@ -90,11 +95,13 @@ __all__ = [
     "one_hot",
     "outliers",
     "per_sample_gradient_norms",
+    "plan",
     "register_activation",
     "register_loss",
     "saliency",
     "save",
     "textbook",
     "train",
+    "train_many",
     "write_page",
 ]

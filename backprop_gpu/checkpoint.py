@@ -6,6 +6,7 @@ The weights are named as in PyTorch's ``nn.Sequential(Linear, activation, Linear
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -94,7 +95,8 @@ def save(
     if arrays is not None and not isinstance(arrays, Mapping):
         raise DtypeError(f"arrays is {arrays!r:.80}; expected a dict of arrays")
     for name, array in (arrays or {}).items():
-        values[EXTRA + name] = np.asarray(numeric(array, f"arrays[{name!r}]"), order="C")
+        array = np.asarray(to_numpy(numeric(array, f"arrays[{name!r}]")))
+        values[EXTRA + name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     metadata = {
         "format": FORMAT,
         "layer_sizes": json.dumps(net.layer_sizes),
@@ -102,6 +104,7 @@ def save(
         "dtype": net.dtype.name,
         "notes": _as_json({} if notes is None else notes),
     }
+    metadata["sha256"] = checksum(metadata, values)
     write_atomically(Path(path), tensors.numpy.save(values, metadata))
 
 
@@ -112,6 +115,18 @@ def _as_json(notes: Mapping[str, Any]) -> str:
         return json.dumps(dict(notes))
     except (TypeError, ValueError, RecursionError) as error:
         raise DtypeError(f"notes holds what JSON can't ({error}); arrays go into arrays") from error
+
+
+def checksum(metadata: Mapping[str, str], values: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of everything in a file but itself."""
+    digest = hashlib.sha256()
+    for name, text in sorted(metadata.items()):
+        if name != "sha256":
+            digest.update(f"{name}={text!r};".encode())
+    for name, array in sorted(values.items()):
+        digest.update(f"{name}:{array.dtype.str}{array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def load(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> MLP:
@@ -149,6 +164,10 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
         raise FileFormatError(
             f"{path} was not written by this version's save: its format is "
             f"{metadata.get('format')!r:.80}, and expected is {FORMAT!r}"
+        )
+    if metadata.get("sha256") != checksum(metadata, values):
+        raise FileFormatError(
+            f"{path} is damaged: its content does not have the checksum that it was saved with"
         )
     backend, _ = choose_backend(device)
     try:

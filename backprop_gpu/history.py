@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from backprop_gpu.errors import DomainError
+from backprop_gpu.figures import check_picture_path, new_figure, save_figure
 from backprop_gpu.mlp import MLP
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+BLUE, ORANGE, GREY, INK = "#1f6fb2", "#d1652a", "#8a857a", "#26241f"
 
 
 @dataclass
@@ -21,20 +32,63 @@ class History:
         The loss of the validation data after the epoch; empty without validation data.
     learning_rate : list of float
         At the epoch's first update.
-    stopped_by : {"epochs", "early stopping", "callback"}
+    stopped_by : {"epochs", "early stopping", "callback", "divergence"}
         What ended the training.
     best_epoch : int or None
         With early stopping, the epoch of the lowest loss.
     seconds : float
         How long it took.
+    path : {"steps", "compiled"}
+        Which way the steps were run; see `plan`.
     """
 
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
-    stopped_by: Literal["epochs", "early stopping", "callback"] = "epochs"
+    stopped_by: Literal["epochs", "early stopping", "callback", "divergence"] = "epochs"
     best_epoch: int | None = None
     seconds: float = 0.0
+    path: str = "steps"
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
+        """Draw the losses, and the learning rate where it changes (extra ``plot``).
+
+        Epochs count from 0, as the lists and `best_epoch` do. The losses' axis is logarithmic
+        where they are above 0 and the largest is more than 20 times the smallest.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where the figure is saved: .png, .svg or .pdf.
+        ax : matplotlib.axes.Axes, optional
+            What to draw into. Default: a figure of its own.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            To change or to save. pyplot does not know it, and need not close it.
+
+        Raises
+        ------
+        DomainError
+            If there is no epoch to draw, or the path ends otherwise.
+        MissingExtraError
+            Without matplotlib.
+        """
+        target = None if path is None else check_picture_path(path)
+        if not self.loss:
+            raise DomainError("this history has no epochs to draw; train for one at least")
+        if ax is None:
+            ax = new_figure("History.plot", figsize=(6.4, 4.0), layout="constrained").subplots()
+        lines = _draw_losses(ax, self)
+        if len(set(self.learning_rate)) > 1:
+            lines += _draw_learning_rate(ax, self.learning_rate)
+        # Above the axes, where it hides nothing.
+        ax.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+        figure = ax.figure.canvas.figure
+        if target is not None:
+            save_figure(figure, target)
+        return figure
 
 
 @dataclass(frozen=True)
@@ -57,3 +111,44 @@ class Epoch:
     validation_loss: float | None
     learning_rate: float
     net: MLP
+
+
+def _draw_losses(ax: Axes, history: History) -> list[Line2D]:
+    from matplotlib.ticker import MaxNLocator
+
+    curves = [("training", history.loss, BLUE), ("validation", history.validation_loss, ORANGE)]
+    lines = []
+    for name, losses, colour in curves:
+        if losses:
+            lines += _draw_curve(ax, losses, label=name, color=colour, linewidth=2)
+    if (best := history.best_epoch) is not None:
+        watched = history.validation_loss or history.loss
+        ring = ax.plot(best, watched[best], "o", color=INK, label=f"best epoch, {best:,}")
+        ring[0].set(markersize=9, markerfacecolor="none")
+        lines += ring
+    values = [*history.loss, *history.validation_loss]
+    if min(values) > 0 and max(values) > 20 * min(values):
+        ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(
+        MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(which="major", color="#dddddd", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return lines
+
+
+def _draw_learning_rate(ax: Axes, rates: Sequence[float]) -> list[Line2D]:
+    twin = ax.twinx()
+    twin.set_zorder(ax.get_zorder() - 1)  # the losses are drawn over it
+    ax.patch.set_visible(False)
+    twin.set_ylabel("learning rate", color=GREY)
+    twin.tick_params(axis="y", colors=GREY)
+    twin.spines[["top", "right"]].set_visible(False)
+    return _draw_curve(twin, rates, label="learning rate", color=GREY, linestyle="dashed")
+
+
+def _draw_curve(ax: Axes, values: Sequence[float], **style: Any) -> list[Line2D]:
+    marker = "o" if len(values) == 1 else ""  # a line of one point can't be seen
+    return ax.plot(range(len(values)), values, marker=marker, **style)

@@ -47,6 +47,10 @@ class MLP:
     initializer : str, optional
         A name from `initializers.INITIALIZERS` for all layers. Default: what suits each
         activation. Biases start at zero.
+    threads : int, optional
+        How many threads compute, at most: BLAS's (with threadpoolctl, extra ``threads``) and the
+        compiled loop's. Of no effect on a GPU. Default: as many as there are cores, and one for
+        small steps.
 
     Attributes
     ----------
@@ -78,6 +82,7 @@ class MLP:
         dtype: Any = "float32",
         seed: int = 0,
         initializer: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.layer_sizes = _checked_sizes(layer_sizes)
         entries = _checked_activations(activations, len(self.layer_sizes) - 1)
@@ -88,7 +93,7 @@ class MLP:
             initial_weights(g.initializer if initializer is None else initializer, *shape, rng)
             for g, shape in zip(entries, shapes, strict=True)
         ]
-        self.backend, self.device_reason = choose_backend(device)
+        self.backend, self.device_reason = choose_backend(device, threads)
 
         size = sum(nodes * inputs + nodes for nodes, inputs in shapes)
         self.parameters = self.backend.empty((size,), self.dtype)
@@ -126,8 +131,9 @@ class MLP:
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies are built anew: the arrays of the layers have to be views of `parameters`.
         parameters = self.backend.to_numpy(self.parameters)
-        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, parameters)
-        return _rebuilt, state
+        threads = getattr(self.backend, "threads", None)
+        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, threads)
+        return _rebuilt, (*state, parameters)
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -344,9 +350,10 @@ def _rebuilt(
     activations: Sequence[Activation],
     device: str,
     dtype: str,
+    threads: int | None,
     parameters: Array,
 ) -> MLP:
-    net = MLP(layer_sizes, activations, device=device, dtype=dtype)
+    net = MLP(layer_sizes, activations, device=device, dtype=dtype, threads=threads)
     with net.backend.computing():
         net.parameters[...] = net.backend.asarray(parameters, net.dtype)
     return net

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError, TrainingDiverged
+from backprop_gpu.feed import Feed
 from backprop_gpu.history import History
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer, numbers_of
@@ -29,11 +30,13 @@ class Path(Protocol):
     """One way to run training steps; `Steps` is the reference, and says what each of these is."""
 
     net: MLP
-    batches: Batches
     optimizer: Optimizer
     state: list[Array]
     safe: SafePoint
     reads_all: bool
+
+    @property
+    def batches(self) -> Batches: ...
 
     def run(
         self, steps: range, numbers: NDArray[np.float64], safe: Safe
@@ -65,14 +68,20 @@ class Run:
         done, per_epoch = len(self.history.loss), self.path.batches.per_epoch
         return done + round(len(self.losses) / per_epoch, 2) if self.losses and per_epoch else done
 
-    def chunks(self, epochs: int, *, one_by_one: bool) -> Iterator[None]:
+    def chunks(
+        self, epochs: int, *, one_by_one: bool, stop_every: int | None = None
+    ) -> Iterator[None]:
         """Run until so many epochs are done; yield after every chunk.
 
-        With `one_by_one`, no chunk is longer than an epoch.
+        With `one_by_one`, no chunk is longer than an epoch; with `stop_every`, one ends wherever
+        so many steps more have been made.
         """
         size = 1
         while len(self.history.loss) < epochs:
-            steps = self._next_steps(size, epochs, one_by_one)
+            count = self._next_count(size, epochs, one_by_one)
+            if stop_every is not None:
+                count = min(count, stop_every - self.step % stop_every)
+            steps = range(self.step, self.step + count)
             before = time.perf_counter()
             self._advance(steps, epochs)
             yield
@@ -85,15 +94,15 @@ class Run:
         if not bool(self.path.net.backend.xp.isfinite(parameters).all()):
             self._recover(len(self.history.loss))
 
-    def _next_steps(self, size: int, epochs: int, one_by_one: bool) -> range:
+    def _next_count(self, size: int, epochs: int, one_by_one: bool) -> int:
+        """Return how many steps to make next: a part of an epoch, or whole ones."""
         per_epoch = self.path.batches.per_epoch
-        if per_epoch is not None:
-            left = per_epoch - len(self.losses)
-            if one_by_one or self.losses or size < left:
-                size = min(size, left)
-            else:
-                size = per_epoch * min(size // per_epoch, epochs - len(self.history.loss))
-        return range(self.step, self.step + size)
+        if per_epoch is None:
+            return size
+        left = per_epoch - len(self.losses)
+        if one_by_one or self.losses or size < left:
+            return min(size, left)
+        return per_epoch * min(size // per_epoch, epochs - len(self.history.loss))
 
     def _advance(self, steps: range, epochs: int) -> None:
         per_epoch = self.path.batches.per_epoch
@@ -106,6 +115,8 @@ class Run:
         if per_epoch is not None:
             passed = np.arange(steps.start, steps.stop) / per_epoch
         numbers = numbers_of(self.path.optimizer, steps, passed)
+        if isinstance(self.path.batches, Feed):
+            self.path.batches.seek(epoch, len(self.losses))
         losses, counts = self.path.run(steps, numbers, safe)
 
         good = int(np.isfinite(losses).argmin()) if not np.isfinite(losses).all() else len(losses)

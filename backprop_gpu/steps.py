@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -47,7 +48,7 @@ class Batches(Protocol):
     def load(self, step: int) -> int:
         """Bring the step's batch to the top of these arrays; return how many rows it has.
 
-        0 rows say that the epoch is over.
+        0 rows say that the epoch is over. Larger arrays may take the place of `arrays`.
         """
 
 
@@ -85,6 +86,13 @@ class ArrayBatches:
 
     def arrays(self) -> tuple[Array, Array]:
         return self._arrays
+
+    def counts(self, steps: range) -> NDArray[np.int64]:
+        """Return how many samples the batches of some steps have."""
+        counts = np.full(len(steps), self.batch_size)
+        last = np.arange(steps.start, steps.stop) % self.per_epoch == self.per_epoch - 1
+        counts[last] = len(self.x) - (self.per_epoch - 1) * self.batch_size
+        return counts
 
     def load(self, step: int) -> int:
         if self.per_epoch == 1:
@@ -135,11 +143,14 @@ class SafePoint:
 
     def take(self, step: int, *, with_state: bool) -> None:
         """Keep what there is now, before a step whose loss is finite."""
-        parameters = self.net.parameters
+        self.accept(step, self.net.parameters, self.state if with_state else None)
+
+    def accept(self, step: int, parameters: Array, state: list[Array] | None) -> None:
+        """Keep copies of what there was before a step whose loss is finite."""
         if math.isfinite(parameters.dot(parameters)):
             self.step = step
             self.parameters[...] = parameters
-            self._state = [slot.copy() for slot in self.state] if with_state else None
+            self._state = None if state is None else [slot.copy() for slot in state]
 
     def go_back(self) -> bool:
         """Restore what was kept; return whether the steps since then can be run again."""
@@ -175,7 +186,9 @@ class Steps:
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
         self._clip = clip
-        self._workspace = Workspace(net, loss, *batches.arrays(), keep_a=keep_a)
+        self._keep_a = keep_a
+        self._workspace: Workspace | None = None
+        self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
@@ -204,14 +217,14 @@ class Steps:
         """
         table = self.net.backend.asarray(numbers, self.net.dtype)
         changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
-        reads_all, load, C = self.reads_all, self.batches.load, self._workspace.C
+        reads_all, load = self.reads_all, self.batches.load
         losses, counts = [], []
         for i, step in enumerate(steps):
             count = load(step)
             if count == 0:
                 break
-            space, propagate, update = self._recorded.get(count) or self._record(count)
-            propagate()
+            space, update = self._propagate(count)
+            C = space.gradients.C
             counts.append(count)
             losses.append(C.item() if reads_all or i == 0 else C.copy())
             if (reads_all or i == 0) and not math.isfinite(losses[-1]):
@@ -231,15 +244,62 @@ class Steps:
 
     def first_bad_layer(self) -> int | None:
         """Return the first layer with NaN or infinity in it, on the batch that was loaded last."""
-        net, x = self.net, self._workspace.x[: self._count]
-        trace = net.new_trace(x)
-        feed_forward(net.backend, net.layers, trace)
-        for l, (layer, a) in enumerate(zip(net.layers, trace.a[1:], strict=True), start=1):
-            if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):
-                return l
-        return None
+        return first_bad_layer(self.net, self.batches.arrays()[0][: self._count])
+
+    def _propagate(self, count: int) -> tuple[Space, Callable[[], None]]:
+        """Compute loss and gradients of the batch that is loaded; return where, and the update.
+
+        Where memory runs out, the batch is computed in parts, of half as many samples each time.
+        """
+        while True:
+            most = self._most or self.batches.batch_size
+            try:
+                if self._workspace is None or len(self._workspace.x) < min(count, most):
+                    self._recorded.clear()
+                    self._workspace = self._new_workspace(most)
+                if self._most is not None:
+                    return self._propagate_in_parts(count, self._workspace)
+                space, propagate, update = self._recorded.get(count) or self._record(count)
+                propagate()
+                return space, update
+            except MemoryError:
+                if most == 1 or self._keep_a:  # single samples' gradients are not added up
+                    raise
+                self._most, self._workspace = (most + 1) // 2, None
+                self._recorded.clear()
+                warnings.warn(
+                    f"there is too little memory on {self.net.device} for batches of {count}: "
+                    f"they are computed in parts of {self._most}, with the same result",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _new_workspace(self, rows: int) -> Workspace:
+        """Allocate the memory of a step on a whole batch, or on a part that is copied there."""
+        x, y = self.batches.arrays()
+        if rows < len(x):
+            empty, dtype = self.net.backend.empty, self.net.dtype
+            x, y = empty((rows, x.shape[1]), dtype), empty((rows, y.shape[1]), dtype)
+        return Workspace(self.net, self.loss, x, y, keep_a=self._keep_a)
+
+    def _propagate_in_parts(self, count: int, work: Workspace) -> tuple[Space, Callable[[], None]]:
+        """Add up the gradients of a batch's parts, each by its share of the samples."""
+        xp, most = self.net.backend.xp, len(work.x)
+        sums = xp.zeros_like(work.flat), xp.zeros_like(work.C)
+        for start in range(0, count, most):
+            size = min(most, count - start)
+            for batch, part in zip(self.batches.arrays(), (work.x, work.y), strict=True):
+                part[:size] = batch[start : start + size]
+            space, propagate, update = self._recorded.get(size) or self._record(size)
+            propagate()
+            for total, mine in zip(sums, (work.flat, work.C), strict=True):
+                mine *= size / count
+                total += mine
+        work.flat[...], work.C[...] = sums
+        return space, update
 
     def _record(self, count: int) -> _Recorded:
+        assert self._workspace is not None
         net, space = self.net, self._workspace.rows(count)
 
         def propagate(backend: Backend) -> None:
@@ -259,6 +319,16 @@ class Steps:
             self._recorded.clear()
         self._recorded[count] = recorded
         return recorded
+
+
+def first_bad_layer(net: MLP, x: Array) -> int | None:
+    """Return the first layer with NaN or infinity in its parameters or in its output for x."""
+    trace = net.new_trace(x)
+    feed_forward(net.backend, net.layers, trace)
+    for l, (layer, a) in enumerate(zip(net.layers, trace.a[1:], strict=True), start=1):
+        if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):
+            return l
+    return None
 
 
 def clipping(

@@ -42,17 +42,21 @@ class BestEpoch:
     def __init__(self, rule: EarlyStopping) -> None:
         self.rule = rule
         self.loss, self.epoch = math.inf, 0
-        self._parameters: Array | None = None
+        self.parameters: Array | None = None
 
     def is_too_old(self, epoch: int, loss: float, parameters: Array) -> bool:
         """Look at an epoch's loss and the parameters that had it; return whether to stop."""
         if loss < self.loss - self.rule.min_delta:
             self.loss, self.epoch = loss, epoch
             if self.rule.restore_best:
-                self._parameters = parameters.copy()
+                self.parameters = parameters.copy()
+        return self.gave_up_at(epoch)
+
+    def gave_up_at(self, epoch: int) -> bool:
+        """Return whether the best loss is too old in an epoch."""
         return epoch - self.epoch >= self.rule.patience
 
     def restore(self, net: MLP) -> None:
         """Give the network its best parameters back, if the rule says so."""
-        if self._parameters is not None:
-            net.parameters[...] = self._parameters
+        if self.parameters is not None:
+            net.parameters[...] = self.parameters

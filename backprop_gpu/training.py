@@ -5,12 +5,14 @@ The data set and every buffer live on the network's device; `running` goes throu
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
     DomainError,
     DtypeError,
@@ -18,12 +20,15 @@ from backprop_gpu.errors import (
     check_count,
     check_positive,
 )
+from backprop_gpu.feed import Feed, feed
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.running import Run
-from backprop_gpu.steps import Steps, clipping, shuffled_batches
+from backprop_gpu.plan import PathName, plan
+from backprop_gpu.resuming import Checkpoints, identity_of
+from backprop_gpu.running import Path, Run
+from backprop_gpu.steps import ArrayBatches, Steps, clipping, shuffled_batches
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 Callback = Callable[[Epoch], bool | None]
@@ -32,7 +37,7 @@ Callback = Callable[[Epoch], bool | None]
 def train(
     net: MLP,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     loss: str | Loss = "mse",
     optimizer: Optimizer | None = None,
@@ -47,6 +52,11 @@ def train(
     clip_sample_norm: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
+    path: PathName = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 1,
+    checkpoint_keep: int = 3,
+    resume: bool = False,
 ) -> History:
     """Train a network by gradient descent on the gradients of backpropagation.
 
@@ -55,16 +65,20 @@ def train(
     net : MLP
         Its parameters are changed in place.
     x : array_like, shape (n, inputs)
-        The training data, moved to the network's device once.
+        The training data, moved to the network's device once. What lies in files (a
+        `numpy.memmap`, an HDF5 or Zarr dataset, `ParquetColumns`, anything that has a shape and
+        can be sliced) is streamed instead: read a window at a time, in the background.
     y : array_like, shape (n, outputs)
-        The desired outputs.
+        The desired outputs. With None, x is an iterable of batches (x, y), or a function of the
+        epoch that returns one.
     loss : str or Loss
     optimizer : Optimizer, optional
         Default: ``SGD(learning_rate=0.01)``. Its state (momentum) starts anew in every call.
     epochs : int
         How many times to go through the data; 0 changes nothing.
     batch_size : int, optional
-        Samples in a batch; the last one may be smaller. Default: all of them.
+        Samples in a batch; the last one may be smaller. Default: all of them. Data that are
+        streamed need it.
     shuffle : bool
         Whether batches are drawn in a new random order every epoch; of no effect on one batch.
     seed : int
@@ -82,7 +96,21 @@ def train(
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch; returning True stops the training.
     progress : bool
-        Show a progress bar (extra ``progress``).
+        Show a progress bar (extra ``progress``), with the loss, samples a second and the time
+        that is left; none in a pipe or a file.
+    path : {"auto", "steps", "compiled"}
+        How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
+        rounding.
+    checkpoint : path, optional
+        A folder for checkpoints of the run (extra ``io``), to resume it after it was killed.
+    checkpoint_every : float
+        After how many epochs one is written; 0.1 is ten times an epoch.
+    checkpoint_keep : int
+        How many of the newest stay.
+    resume : bool
+        Go on from the newest checkpoint in the folder, if there is one, with the same arguments
+        (but `epochs` may be more): the parameters end as they would have without interruption, to
+        the bit on the same device. `net` gets the checkpoint's parameters.
 
     Returns
     -------
@@ -95,6 +123,9 @@ def train(
         have a finite loss, those at the beginning of an epoch.
     ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
         Before anything is changed.
+    FileFormatError
+        If a checkpoint can't be written or read, or if the folder holds some and `resume` is
+        False.
     """
     if not isinstance(net, MLP):
         raise DtypeError(f"net is {net!r}; expected an MLP")
@@ -114,25 +145,67 @@ def train(
             check_positive(name, limit)
     _check_helpers(optimizer, validation, early_stopping, callbacks)
     net.check_parameters()
-    x, y = net.check_data(x, y, entry)
+    order_seed = seed if shuffle else None
+    stream = feed(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
+    batches: ArrayBatches | Feed
+    if stream is None:
+        x, y = net.check_data(x, y, entry)
+        batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
+        samples: int | None = len(x)
+    else:
+        batches, samples = stream, stream.stream.samples
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
 
-    batches = shuffled_batches(x, y, batch_size or len(x), seed if shuffle else None, net.backend)
     clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
+    chosen = plan(
+        net,
+        samples=samples or 1,
+        loss=entry,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        path=path,
+        unusual="streaming" if stream else "clipping" if clip else None,
+    )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     # Three products, each of 2 FLOPs a weight and sample.
     flops = 6.0 * batches.batch_size * net.weight_count
-    history = History()
+    history = History(path=chosen.path)
     started = time.perf_counter()
-    with net.backend.computing(flops), _progress_bar(progress, epochs) as advance:
-        keep_a = clip_sample_norm is not None
-        steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
+    with (
+        net.backend.computing(flops),
+        _progress_bar(progress, epochs) as advance,
+        closing(stream) if stream else nullcontext(),
+    ):
+        steps: Path
+        if chosen.path == "compiled" and isinstance(batches, ArrayBatches):
+            threads = chosen.threads or 1
+            steps = CompiledSteps(net, batches, entry, optimizer, order_seed, threads)
+        else:
+            keep_a = clip_sample_norm is not None
+            steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
         run = Run(steps, history)
-        for _ in run.chunks(epochs, one_by_one=watch.every_epoch):
+        checkpoints = None
+        if checkpoint is not None:
+            identity = identity_of(run, entry.name, samples=samples, seed=seed, shuffle=shuffle)
+            checkpoints = Checkpoints(
+                checkpoint, checkpoint_every, checkpoint_keep, resume, identity
+            )
+            checkpoints.restore(run, watch.best)
+        for _ in run.chunks(
+            0 if watch.stopped_before(history) else epochs,
+            one_by_one=watch.every_epoch,
+            stop_every=checkpoints.steps_between(batches.per_epoch) if checkpoints else None,
+        ):
             advance(run)
-            if not run.losses and watch.wants_to_stop(history, steps.safe.parameters):
+            stops = not run.losses and watch.wants_to_stop(history, steps.safe.parameters)
+            if checkpoints is not None:
+                checkpoints.write_if_due(run, watch.best)
+            if stops:
                 break
         run.check_last_update()
+        if checkpoints is not None:
+            checkpoints.write_if_due(run, watch.best, last=True)
         watch.finish(history)
     history.seconds = time.perf_counter() - started
     return history
@@ -171,6 +244,13 @@ class _Watch:
             history.stopped_by = "early stopping"
         if any([callback(epoch) for callback in self.callbacks]):  # all are called
             history.stopped_by = "callback"
+        return history.stopped_by != "epochs"
+
+    def stopped_before(self, history: History) -> bool:
+        """Return whether early stopping ended a run that is resumed; write it down."""
+        done = len(history.loss)
+        if self.best is not None and done and self.best.gave_up_at(done - 1):
+            history.stopped_by = "early stopping"
         return history.stopped_by != "epochs"
 
     def finish(self, history: History) -> None:

@@ -15,17 +15,32 @@ LAYERS = (
     {"__main__", "cli", "benchmark", "benchmark_table"},
     {"__init__"},
     {"estimators"},
-    {"training", "steps", "stopping", "history", "checkpoint", "textbook"},
+    {"many"},
+    {"training", "resuming", "checkpoint", "textbook"},
+    {"plan", "running", "history", "stopping"},
+    {"feed", "compiled_steps", "steps", "workspace"},
+    {"onnx_export", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
-    {"mlp"},
+    {"mlp", "summary"},
     {"network"},
     {"activations", "losses", "optimizers", "schedules", "initializers"},
+    {"compiled", "data"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "files", "shuffle", "special", "timing"},
+    {"errors", "arrays", "figures", "files", "shuffle", "special", "text_table", "timing"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-OPTIONAL = {"click", "cupy", "matplotlib", "pyarrow", "safetensors", "scipy", "sklearn", "tqdm"}
+OPTIONAL = {
+    "click",
+    "cupy",
+    "matplotlib",
+    "onnx",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tqdm",
+}
 
 
 def library():

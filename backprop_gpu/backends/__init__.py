@@ -11,13 +11,15 @@ from backprop_gpu.errors import DeviceError
 __all__ = ["Backend", "NumpyBackend", "choose_backend"]
 
 
-def choose_backend(device: str | Backend) -> tuple[Backend, str]:
+def choose_backend(device: str | Backend, threads: int | None = None) -> tuple[Backend, str]:
     """Return the backend for a device, and why it is this one.
 
     Parameters
     ----------
     device : {"auto", "cpu", "cuda", "cuda:N"} or Backend
         "auto" takes the GPU if there is a usable one, else the CPU. Only "auto" falls back.
+    threads : int, optional
+        How many threads compute on the CPU, at most.
 
     Raises
     ------
@@ -29,7 +31,7 @@ def choose_backend(device: str | Backend) -> tuple[Backend, str]:
             return device, "given as a backend"
         raise DeviceError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device == "cpu":
-        return NumpyBackend(), "device='cpu' was asked for"
+        return NumpyBackend(threads), "device='cpu' was asked for"
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if match is None:
         raise DeviceError(
@@ -43,5 +45,5 @@ def choose_backend(device: str | Backend) -> tuple[Backend, str]:
     if reason is None:
         return open_gpu(index), f"CUDA device {index} passed every check"
     if device == "auto":
-        return NumpyBackend(), f"no usable GPU: {reason}"
+        return NumpyBackend(threads), f"no usable GPU: {reason}"
     raise DeviceError(f"device={device!r} can't be used: {reason}")

@@ -1,0 +1,44 @@
+"""Figures of matplotlib: made without pyplot, which keeps what it has made; written whole."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backprop_gpu.errors import DomainError, DtypeError, MissingExtraError
+from backprop_gpu.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def new_figure(what_for: str, **settings: Any) -> Figure:
+    """Return an empty figure; raise MissingExtraError, saying what for, without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot", what_for) from error
+    return Figure(facecolor="white", **settings)
+
+
+def check_picture_path(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a Path; raise unless it ends as a format does that figures are saved in."""
+    if not isinstance(path, str | os.PathLike):
+        raise DtypeError(f"path is {path!r}; expected a str or a Path")
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise DomainError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(FORMATS)}")
+    return path
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the path's end names: the same bytes on any day."""
+    content = io.BytesIO()
+    kind = path.suffix.lower()[1:]
+    metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}}.get(kind, {"CreationDate": None})
+    figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+    write_atomically(path, content.getvalue())

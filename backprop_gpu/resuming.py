@@ -1,0 +1,226 @@
+"""Checkpoints of a training run: everything that it takes to go on as if nothing had happened.
+
+A checkpoint is a file that `checkpoint.save` writes, whole or not at all, with a checksum: the
+network, and with it the optimizer's state, the history, the epoch that is under way, and the best
+parameters so far. Shuffled orders come from the seed and the epoch alone, and schedules from the
+step, so there is no other state.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.checkpoint import SavedNetwork, read, save
+from backprop_gpu.errors import (
+    DomainError,
+    FileFormatError,
+    ShapeError,
+    check_count,
+    check_positive,
+)
+from backprop_gpu.running import Run
+from backprop_gpu.stopping import BestEpoch
+
+HISTORY = ("loss", "validation_loss", "learning_rate")
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it isn't there.
+    every : float
+        After how many epochs one is written; 0.1 is ten times an epoch.
+    keep : int
+        How many of the newest stay.
+    resume : bool
+        Whether to go on from what is there. Without it, checkpoints in the folder are an error.
+    identity : mapping
+        What has to be the same for a run to go on: the loss, the optimizer, the batch size, ...
+
+    Raises
+    ------
+    FileFormatError
+        If the folder can't be used, or holds checkpoints and `resume` is False.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: float,
+        keep: int,
+        resume: bool,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.identity = Path(folder), dict(identity)
+        self.every = check_positive("checkpoint_every", every)
+        self.keep = check_count("checkpoint_keep", keep)
+        self._current: Path | None = None  # what this run wrote last, or began with
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = self._files()
+            if found and not resume:
+                raise FileFormatError(
+                    f"{self.folder} holds checkpoints of an earlier run ({found[-1].name}); go on "
+                    "from them with resume=True, or choose another folder"
+                )
+            for torn in self.folder.glob(".saving-*"):  # a run was killed while it wrote them
+                torn.unlink()
+        except OSError as error:
+            raise FileFormatError(
+                f"checkpoint={str(folder)!r} can't be used as a folder: {error.strerror or error}"
+            ) from error
+
+    def steps_between(self, per_epoch: int | None) -> int | None:
+        """Return after how many steps one is due; None where an epoch's end has to be awaited."""
+        return None if per_epoch is None else max(1, round(self.every * per_epoch))
+
+    def write_if_due(self, run: Run, best: BestEpoch | None, *, last: bool = False) -> None:
+        """Write a checkpoint if it is time for one, or if it is the last."""
+        steps = self.steps_between(run.path.batches.per_epoch)
+        if steps is None:
+            due = not run.losses and len(run.history.loss) % max(1, round(self.every)) == 0
+        else:
+            due = run.step % steps == 0
+        path = self.folder / f"step-{run.step:012}.safetensors"
+        if not (due or last) or path == self._current or not _is_finite(run):
+            return
+        _write(path, run, best, self.identity)
+        self._current = path
+        # A later one is there if it can't be read, and says nothing about those before it.
+        for old in [file for file in self._files() if file <= path][: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def restore(self, run: Run, best: BestEpoch | None) -> None:
+        """Bring a run to where the newest checkpoint that can be read was written.
+
+        If there is none, the first is written: what keeps it from being written shows before
+        anything is trained.
+
+        Raises
+        ------
+        FileFormatError
+            If none of the checkpoints can be read, or the first can't be written.
+        DomainError
+            If they are of another run.
+        """
+        problems: list[str] = []
+        for path in reversed(self._files()):
+            try:
+                saved = read(path, device=run.path.net.backend)
+                self._check(path, saved)
+                _restore(path, saved, run, best)
+            except FileFormatError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; resuming from {path.name}", stacklevel=3)
+            self._current = path
+            return
+        if problems:
+            raise FileFormatError(f"no checkpoint can be read: {'; '.join(problems)}")
+        self.write_if_due(run, best)
+
+    def _check(self, path: Path, saved: SavedNetwork) -> None:
+        theirs = saved.notes.get("run")
+        if not isinstance(theirs, dict):
+            raise FileFormatError(f"{path} is a network, but no checkpoint of a training run")
+        for name, value in self.identity.items():
+            if theirs.get(name) != value:
+                raise DomainError(
+                    f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
+                    f"{value}; make them the same, or choose another folder"
+                )
+
+    def _files(self) -> list[Path]:
+        return sorted(file for file in self.folder.glob("step-*.safetensors") if file.is_file())
+
+
+def identity_of(run: Run, loss: str, **others: Any) -> dict[str, Any]:
+    """Return what has to be the same for a run to go on; numbers and text, as JSON has them."""
+    net, path = run.path.net, run.path
+    # A function has no name but its address, which is another one in every process.
+    optimizer = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(path.optimizer))
+    return {
+        "layer_sizes": list(net.layer_sizes),
+        "activations": [str(g) for g in net.activations],
+        "dtype": net.dtype.name,
+        **others,
+        "loss": loss,
+        "optimizer": optimizer,
+        "batch_size": path.batches.batch_size,
+        "per_epoch": path.batches.per_epoch,
+    }
+
+
+def _write(path: Path, run: Run, best: BestEpoch | None, identity: Mapping[str, Any]) -> None:
+    net, history = run.path.net, run.history
+    arrays: dict[str, Any] = {
+        f"optimizer.{i}": net.backend.to_numpy(slot) for i, slot in enumerate(run.path.state)
+    }
+    arrays |= {f"history.{name}": np.array(getattr(history, name), float) for name in HISTORY}
+    arrays |= {"losses": np.array(run.losses, float), "counts": np.array(run.counts, np.int64)}
+    notes: dict[str, Any] = {"run": identity, "step": run.step}
+    if run.losses:  # what the epoch began with
+        arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
+    if best is not None and best.parameters is not None:
+        arrays["best"] = net.backend.to_numpy(best.parameters)
+    if best is not None:
+        notes |= {"best_loss": best.loss, "best_epoch": best.epoch}
+    save(net, path, notes=notes, arrays=arrays)
+
+
+def _restore(path: Path, saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
+    """Bring a run to where a checkpoint was written; raise before anything is changed."""
+    net, arrays, notes = run.path.net, saved.arrays, saved.notes
+
+    def like_parameters(name: str) -> Array:
+        if arrays[name].shape != net.parameters.shape:
+            raise ShapeError(f"{name} has shape {arrays[name].shape}")
+        return net.backend.asarray(arrays[name], net.dtype)
+
+    try:
+        slots = [like_parameters(f"optimizer.{i}") for i in range(len(run.path.state))]
+        safe = like_parameters("safe") if "safe" in arrays else saved.net.parameters
+        best_parameters = like_parameters("best") if "best" in arrays else None
+        best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
+        history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
+        losses, counts = list(map(float, arrays["losses"])), list(map(int, arrays["counts"]))
+        step, done = int(notes["step"]), len(history["loss"])
+        per_epoch = run.path.batches.per_epoch
+        made = step if per_epoch is None else done * per_epoch + len(losses)
+        found = step, len(history["learning_rate"]), len(counts)
+        if found != (made, done + bool(losses), len(losses)):
+            raise ShapeError("its step and the lengths of its history contradict each other")
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise FileFormatError(
+            f"{path} does not describe a run ({type(error).__name__}: {error!s:.200})"
+        ) from error
+
+    net.parameters[...] = saved.net.parameters
+    for slot, kept in zip(run.path.state, slots, strict=True):
+        slot[...] = kept
+    for name, values in history.items():
+        getattr(run.history, name)[:] = values
+    run.step, run.losses, run.counts = step, losses, counts
+    run.path.safe.take(step, with_state=False)
+    run.path.safe.parameters[...] = safe
+    if best is not None:
+        best.loss, best.epoch, best.parameters = best_loss, best_epoch, best_parameters
+
+
+def _is_finite(run: Run) -> bool:
+    """Return whether the last update, whose loss nobody has seen, left no NaN or infinity."""
+    net = run.path.net
+    return bool(net.backend.xp.isfinite(net.parameters).all())

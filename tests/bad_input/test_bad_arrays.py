@@ -1,0 +1,187 @@
+"""Bad arrays and parameters: what was given, what to do instead, and nothing changed."""
+
+import numpy as np
+import pytest
+from refusals import N, X, Y, data, network, refused, with_entry
+
+import backprop_gpu as bp
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+# Who takes x, and who takes y: what messages call the array, and the call.
+TAKES_X = {
+    "call": ("x", lambda net, bad: net(bad)),
+    "forward": ("x", lambda net, bad: net.forward(bad)),
+    "loss": ("x", lambda net, bad: net.loss(bad, Y)),
+    "train": ("x", lambda net, bad: bp.train(net, bad, Y)),
+    "validation": ("x_validation", lambda net, bad: bp.train(net, X, Y, validation=(bad, Y))),
+}
+TAKES_Y = {
+    "backward": ("y", lambda net, bad: net.backward(net.forward(X), bad)),
+    "loss": ("y", lambda net, bad: net.loss(X, bad)),
+    "train": ("y", lambda net, bad: bp.train(net, X, bad)),
+    "validation": ("y_validation", lambda net, bad: bp.train(net, X, Y, validation=(X, bad))),
+}
+CALLS = [
+    pytest.param(name, call, good, id=f"{array}-{where}")
+    for array, good, table in (("x", X, TAKES_X), ("y", Y, TAKES_Y))
+    for where, (name, call) in table.items()
+]
+
+
+def sparse(array):
+    return pytest.importorskip("scipy.sparse").csr_matrix(array)
+
+
+class Raises:
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("is on another device")
+
+
+# How to make a good array a bad one, the exception, and what its message says.
+BAD_ARRAYS = {
+    "no dimension": (lambda a: a[0, 0], bp.ShapeError, ["shape ()", "expected (samples, {m})"]),
+    "one row": (lambda a: a[0], bp.ShapeError, ["shape ({m},)", "(samples, {m})", "{a}[None, :]"]),
+    "three dimensions": (lambda a: a[None], bp.ShapeError, ["(1, 7, {m})", "(samples, {m})"]),
+    "a column too few": (lambda a: a[:, 1:], bp.ShapeError, ["(7, {m-1})", "(samples, {m})"]),
+    "a column too many": (
+        lambda a: np.hstack([a, a[:, :1]]),
+        bp.ShapeError,
+        ["(7, {m+1})", "(samples, {m})"],
+    ),
+    "samples in columns": (lambda a: a.T, bp.ShapeError, ["({m}, 7)", "(samples, {m})", "{a}.T"]),
+    "no samples": (lambda a: a[:0], bp.ShapeError, ["(0, {m})", "no samples", "at least one"]),
+    "empty list": (lambda a: [], bp.ShapeError, ["(0,)", "(samples, {m})"]),
+    "NaN": (lambda a: with_entry(a, np.nan), bp.NonFiniteError, ["nan", "(4, 1)", "1 value"]),
+    "infinity": (lambda a: with_entry(a, np.inf), bp.NonFiniteError, ["inf", "(4, 1)"]),
+    "both infinities": (
+        lambda a: with_entry(with_entry(a, -np.inf), np.inf, (2, 0)),
+        bp.NonFiniteError,
+        ["inf", "(2, 0)", "2 value"],
+    ),
+    "beyond float32": (
+        lambda a: with_entry(a, 1e39),
+        bp.NonFiniteError,
+        ["infinite in float32", "(4, 1)"],
+    ),
+    "beyond float32, long": (
+        lambda a: with_entry(a.astype(np.longdouble), np.longdouble("1e39")),
+        bp.NonFiniteError,
+        ["infinite in float32", "(4, 1)"],
+    ),
+    "objects": (lambda a: a.astype(object), bp.DtypeError, ["object", "real numbers", "astype"]),
+    "None": (lambda a: None, bp.DtypeError, ["None", "real numbers"]),
+    "None inside": (lambda a: [[None] * a.shape[1]] * 7, bp.DtypeError, ["object", "list"]),
+    "ragged": (lambda a: [[1, 2], [3]], bp.DtypeError, ["rectangular"]),
+    "text": (lambda a: "1 2 3", bp.DtypeError, ["str", "real numbers"]),
+    "text inside": (lambda a: a.astype(str), bp.DtypeError, ["<U", "astype('float32')"]),
+    "bytes": (lambda a: b"123", bp.DtypeError, ["bytes", "real numbers"]),
+    "complex": (lambda a: a * 1j, bp.DtypeError, ["complex128", "real numbers"]),
+    "dates": (lambda a: a.astype("datetime64[s]"), bp.DtypeError, ["datetime64", "real numbers"]),
+    "records": (lambda a: np.zeros(7, "f4,f4"), bp.DtypeError, ["f4", "real numbers"]),
+    "dictionary": (lambda a: {"a": a}, bp.DtypeError, ["dict", "real numbers"]),
+    "set": (lambda a: {1.0, 2.0}, bp.DtypeError, ["set", "real numbers"]),
+    "generator": (lambda a: (row for row in a), bp.DtypeError, ["generator", "real numbers"]),
+    "a function": (lambda a: np.mean, bp.DtypeError, ["real numbers"]),
+    "another device": (lambda a: Raises(), bp.DtypeError, ["is on another device"]),
+    "numbers without end": (lambda a: [[10**400] * a.shape[1]], bp.DtypeError, ["object"]),
+    "masked": (lambda a: np.ma.masked_less(a, 0.5), bp.DtypeError, ["masked", "fill or drop"]),
+    "masked rows": (
+        lambda a: [np.ma.masked_less(row, 0.5) for row in a],
+        bp.DtypeError,
+        ["masked", "fill or drop"],
+    ),
+    "sparse": (sparse, bp.DtypeError, ["csr_matrix", "toarray()"]),
+}
+
+
+@pytest.mark.parametrize(("name", "call", "good"), CALLS)
+@pytest.mark.parametrize("bad", BAD_ARRAYS)
+def test_array(net, name, call, good, bad):
+    make, kind, says = BAD_ARRAYS[bad]
+    m = good.shape[1]
+    for old, new in (("{m}", m), ("{m-1}", m - 1), ("{m+1}", m + 1), ("{a}", name)):
+        says = [text.replace(old, str(new)) for text in says]
+    with refused(kind, f"{name} ", *says):
+        call(net, make(good))
+
+
+def test_one_column_has_two_readings():
+    net = bp.MLP([1, 1], device="cpu")
+    with refused(bp.ShapeError, "x[None, :]", "x[:, None]"):
+        net([1, 2, 3])
+
+
+@pytest.mark.parametrize("n", [1, 6, 8])
+def test_x_and_y_of_different_lengths(net, n):
+    x, y = data(n)
+    with refused(bp.ShapeError, "x has 7 rows", f"y has {n}", "one row per sample"):
+        bp.train(net, X, y)
+    with refused(bp.ShapeError, f"x has {n} rows", "y has 7"):
+        net.loss(x, Y)
+    with refused(bp.ShapeError, "x has 7 rows", f"y has {n}"):
+        net.backward(net.forward(X), y)
+    with refused(bp.ShapeError, "x_validation has 7 rows", f"y_validation has {n}"):
+        bp.train(net, X, Y, validation=(X, y))
+
+
+@pytest.mark.parametrize("given", [None, X, "trace", 5, network(["tanh", "tanh"])], ids=type)
+def test_backward_without_a_trace(net, given):
+    with refused((ValueError, TypeError), "trace", "forward"):
+        net.backward(given, Y)
+
+
+def test_backward_with_the_trace_of_another_network(net):
+    for sizes in ([3, 5, 2], [3, 2], [2, 4, 2], [3, 4, 4, 2]):
+        other = bp.MLP(sizes, device="cpu")
+        with refused(bp.ShapeError, "trace"):
+            net.backward(other.forward(np.ones((N, sizes[0]))), Y)
+
+
+# ---- parameters ----------------------------------------------------------------------------------
+
+
+def parameters(net):
+    return [W.copy() for W in net.weights], [b.copy() for b in net.biases]
+
+
+@pytest.mark.parametrize("which", ["weights", "biases"])
+@pytest.mark.parametrize(
+    ("bad", "kind", "says"),
+    [
+        (lambda a: a[:1], bp.ShapeError, ["1 {which} given", "2 layers"]),
+        (lambda a: a * 2, bp.ShapeError, ["4 {which} given", "2 layers"]),
+        (lambda a: [], bp.ShapeError, ["0 {which} given"]),
+        (lambda a: None, (ValueError, TypeError), ["{which}", "None"]),
+        (lambda a: 5, (ValueError, TypeError), ["{which}", "5"]),
+        (lambda a: [a[0], a[1][:1]], bp.ShapeError, ["{which}[1]", "has shape (1", "expected (2"]),
+        (lambda a: [a[0], a[1][None]], bp.ShapeError, ["{which}[1]", "(1, 2", "expected (2"]),
+        (lambda a: [a[0], a[1] + np.nan], bp.NonFiniteError, ["{which}[1]", "nan", "index (0"]),
+        (lambda a: [a[0], a[1] * 0 + 1e39], bp.NonFiniteError, ["{which}[1]", "float32"]),
+        (lambda a: [a[0], a[1] * 1j], bp.DtypeError, ["{which}[1]", "complex"]),
+        (lambda a: [a[0], None], bp.DtypeError, ["{which}[1]", "None"]),
+        (lambda a: [a[0], "text"], bp.DtypeError, ["{which}[1]", "str"]),
+    ],
+)
+def test_parameter(net, which, bad, kind, says):
+    good = dict(zip(("weights", "biases"), parameters(net), strict=True))
+    wider = [array.astype("float64") + 1 for array in good[which]]
+    with refused(kind, *(text.replace("{which}", which) for text in says)):
+        net.set_parameters(**good | {which: bad(wider)})
+
+
+def test_transposed_weights(net):
+    weights, biases = parameters(net)
+    with refused(bp.ShapeError, "weights[0]", "(3, 4)", "expected (4, 3)", "(nodes, inputs)"):
+        net.set_parameters([W.T for W in weights], biases)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_training_from_parameters_that_are_not_finite(value, epochs):
+    net = network()
+    net.weights[1][1, 2] = value
+    before = net.parameters.tobytes()
+    with refused(bp.NonFiniteError, "weights[1]", "(1, 2)"):
+        bp.train(net, X, Y, epochs=epochs)
+    assert net.parameters.tobytes() == before

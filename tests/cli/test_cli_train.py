@@ -1,0 +1,249 @@
+"""The command line: training, predicting and timing, with every option."""
+
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from command_line import QUICK, SPECIES, fails, rows, run
+
+import backprop_gpu as bp
+from backprop_gpu.checkpoint import read
+from backprop_gpu.cli.workflow import Plan
+
+# train and predict
+
+
+@pytest.mark.parametrize("files", [["data.npz"], ["x.npy", "y.npy"]])
+def test_numbers_from_arrays(here, files):
+    out = run("train", *files, "--layers", "8,4", "--learning-rate", 0.01, "-o", "net.safetensors")
+    table = rows(out.stdout)
+    assert table["network"].endswith(
+        "  4-8-4-1; leaky_relu(0.01), leaky_relu(0.01), identity; float32; 81 parameters"
+    )
+    assert "90 samples to train on" in table["data"]
+    assert re.search(r"s, [\d,]+ samples/s", table["time"])
+    assert "net.safetensors" in table["saved"]
+    first, last = map(float, re.findall(r"[\d.]+(?:e-\d+)?", table["training loss"]))
+    assert last < first / 10
+    assert "epoch" not in out.stderr  # no progress bar in a pipe
+
+    net = bp.load("net.safetensors", device="cpu")
+    x = np.load("x.npy")
+    text = run("predict", "net.safetensors", files[0]).stdout
+    assert text.startswith("y\n")
+    printed = np.array(text.split()[1:], np.float32)
+    np.testing.assert_array_equal(printed, net(x)[:, 0])
+    for name in ("out.npy", "out.npz", "out.csv", "out.parquet"):
+        assert run("predict", "net.safetensors", "x.npy", "-o", name).output == ""
+    np.testing.assert_array_equal(np.load("out.npy"), printed)
+    np.testing.assert_array_equal(np.load("out.npz")["y"], printed)
+    assert Path("out.csv").read_text() == text
+    parquet = pyarrow.parquet.read_table("out.parquet")
+    np.testing.assert_array_equal(parquet["y"].to_numpy(), printed)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_numbers_from_columns(here, suffix):
+    run(
+        *("train", f"houses.{suffix}", "--target", "price", "--target", "rooms", "--ignore", "id"),
+        *("--standardize", *QUICK),
+    )
+    saved = read("net.safetensors", device="cpu")
+    assert saved.notes["features"] == ["area", "garden"]
+    table = pyarrow.parquet.read_table("houses.parquet")
+    x = np.stack([table["area"].to_numpy(), table["garden"].to_numpy()], axis=1)
+    np.testing.assert_allclose(saved.arrays["mean"], x.mean(axis=0))
+    np.testing.assert_allclose(saved.arrays["deviation"], x.std(axis=0))
+    expected = saved.net((x - x.mean(axis=0)) / x.std(axis=0))
+
+    # In any order, with and without targets, from the other kind of file as well.
+    shuffled = table.select(["garden", "area"])
+    pyarrow.csv.write_csv(shuffled, "shuffled.csv")
+    for file in ("houses.csv", "houses.parquet", "shuffled.csv"):
+        lines = run("predict", "net.safetensors", file).stdout.splitlines()
+        assert lines[0] == "price,rooms"
+        printed = np.array([line.split(",") for line in lines[1:]], np.float32)
+        np.testing.assert_allclose(printed, expected, rtol=1e-6)
+    np.save("rows.npy", x)
+    run("predict", "net.safetensors", "rows.npy", "-o", "out.npy")
+    np.testing.assert_allclose(np.load("out.npy"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("file", ["iris.npz", "iris.csv", "iris.parquet"])
+def test_labels(here, file):
+    target = [] if file == "iris.npz" else ["--target", "species"]
+    out = run(
+        *("train", file, *target, "--classify", "--standardize", "--validation", 0.2),
+        *("--learning-rate", 0.05, "--epochs", 60, "--layers", 8, "-o", "net.safetensors"),
+    )
+    table = rows(out.stdout)
+    assert "2-8-3; leaky_relu(0.01), softmax" in table["network"]
+    assert table["classes"].split(maxsplit=1)[1] == "3: setosa, versicolor, virginica"
+    assert "72 samples to train on, 18 held out" in table["data"]
+    assert "validation loss" in table
+    accuracy = float(re.search(r"([\d.]+)% of 18 held out", table["accuracy"])[1])
+
+    header, *labels = run("predict", "net.safetensors", file).stdout.splitlines()
+    assert header == (target[1] if target else "label")
+    truth = [SPECIES[i % 3] for i in range(90)]
+    assert np.mean(np.array(labels) == truth) > 0.9
+    assert accuracy > 80
+
+    run("predict", "net.safetensors", file, "-o", "out.npy")
+    assert np.load("out.npy").tolist() == labels
+    lines = run("predict", "net.safetensors", file, "--probabilities").stdout.splitlines()
+    assert lines[0] == "setosa,versicolor,virginica"
+    shares = np.array([line.split(",") for line in lines[1:]], float)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    assert [SPECIES[i] for i in shares.argmax(axis=1)] == labels
+
+
+@pytest.mark.parametrize("labels", [[7, 3], [True, False], [0.5, 2.5], ["b", "a"]])
+def test_labels_of_any_type_come_back(here, labels):
+    y = np.array(labels)[np.arange(90) % 2]
+    x = np.stack([np.arange(90) % 2, np.zeros(90)], axis=1)
+    np.savez("two.npz", x=x, y=y)
+    run(
+        *("train", "two.npz", "--classify", "--standardize", "--learning-rate", 0.1),
+        *("--epochs", 30, "--layers", "none", "-q", "-o", "net.safetensors"),
+    )
+    run("predict", "net.safetensors", "two.npz", "-o", "out.npz")
+    assert np.load("out.npz")["y"].tolist() == y.tolist()
+
+
+def test_a_constant_column_is_standardized_to_zero(here):
+    x = np.load("x.npy")
+    x[:, 1] = 0.1
+    np.save("c.npy", x)
+    run("train", "c.npy", "y.npy", "--standardize", *QUICK)
+    saved = read("net.safetensors", device="cpu")
+    assert saved.arrays["mean"][1] == 0.1
+    assert saved.arrays["deviation"][1] == 1
+
+
+def test_held_out_samples_are_not_standardized_with(here):
+    run("train", "data.npz", "--standardize", "--validation", 0.5, "--seed", 3, *QUICK)
+    kept = np.random.default_rng(3).permutation(90)[45:]
+    mean = read("net.safetensors", device="cpu").arrays["mean"]
+    np.testing.assert_allclose(mean, np.load("x.npy")[kept].mean(axis=0))
+
+
+def train_as(**options):
+    """What `bp.train` makes of the data with the same options."""
+    x, y = np.load("x.npy"), np.load("y.npy")
+    settings = {"optimizer": bp.Adam(), "epochs": 2, "batch_size": 32, "seed": 0, **options}
+    activations, dtype = settings.pop("activations", None), settings.pop("dtype", "float32")
+    net = bp.MLP([4, 64, 1], activations, device="cpu", dtype=dtype, seed=settings["seed"])
+    bp.train(net, x, y, **settings)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ("", {}),
+        ("--epochs 3", {"epochs": 3}),
+        ("--batch-size 7", {"batch_size": 7}),
+        ("--batch-size 1000", {"batch_size": None}),
+        ("--seed 5", {"seed": 5}),
+        ("--dtype float64", {"dtype": "float64"}),
+        ("--loss sse", {"loss": "sse"}),
+        ("--clip-norm 0.1", {"clip_norm": 0.1}),
+        ("--activations tanh", {"activations": ["tanh", "identity"]}),
+        ("--activations tanh,softplus", {"activations": ["tanh", "softplus"]}),
+        ("--activations leaky_relu:0.3", {"activations": [bp.LeakyReLU(0.3), "identity"]}),
+        ("--learning-rate 0.1", {"optimizer": bp.Adam(0.1)}),
+        ("--weight-decay 0.5", {"optimizer": bp.Adam(weight_decay=0.5)}),
+        ("--optimizer sgd", {"optimizer": bp.SGD()}),
+        ("--optimizer adamw", {"optimizer": bp.AdamW()}),
+        (
+            "--optimizer sgd --learning-rate 0.02 --momentum 0.8 --nesterov --weight-decay 0.1",
+            {"optimizer": bp.SGD(0.02, momentum=0.8, nesterov=True, weight_decay=0.1)},
+        ),
+    ],
+)
+def test_options_mean_what_they_say(here, args, options):
+    run("train", "data.npz", "--device", "cpu", *QUICK, *args.split())
+    net, expected = bp.load("net.safetensors", device="cpu"), train_as(**options)
+    assert net.dtype == expected.dtype
+    np.testing.assert_array_equal(net.parameters, expected.parameters)
+
+
+@pytest.mark.parametrize(
+    ("args", "last"),
+    [
+        ("--classify", "softmax"),
+        ("--classify --loss mse", "softmax"),
+        ("--classify --loss bce", "sigmoid"),
+        ("--classify --layers none --activations sigmoid --loss bce", "sigmoid"),
+        ("--classify --layers 4,3 --activations tanh,relu", "softmax"),
+    ],
+)
+def test_last_activation_suits_the_loss(here, args, last):
+    run("train", "iris.npz", *QUICK, *args.split())
+    assert bp.load("net.safetensors", device="cpu").activations[-1].name == last
+
+
+def test_early_stopping(here):
+    options = ["--validation", 0.3, "--patience", 3, "--learning-rate", 0.1, "--epochs", 5000]
+    out = run("train", "data.npz", *options, "-o", "net.safetensors").stdout
+    found = re.search(r"epochs +(\S+), ended by early stopping; .* best epoch's, number (\S+)", out)
+    epochs, best = (int(number.replace(",", "")) for number in found.groups())
+    assert epochs == best + 3
+
+
+def test_quiet(here):
+    assert run("train", "data.npz", *QUICK).output == ""
+
+
+# benchmark
+
+
+def test_benchmark(here, monkeypatch):
+    calls = []
+    fake = types.SimpleNamespace(
+        NETWORKS={"small": 0}, run_benchmark=lambda *args: calls.append(args) or "a table"
+    )
+    monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark", fake)
+    assert run("benchmark").stdout == "a table\n"
+    run(
+        *("benchmark", "--network", "small", "--batch", 1, "--batch", 64, "--device", "cpu"),
+        *("--seconds", 0.2, "-o", "times.json"),
+    )
+    assert calls == [
+        (None, None, ("cpu", "cuda"), 1.0, None),
+        (("small",), (1, 64), ("cpu",), 0.2, Path("times.json")),
+    ]
+    fails(2, "unknown network 'smal'; did you mean 'small'", "benchmark", "--network", "smal")
+    fails(2, "'gpu'; choose auto, cpu", "benchmark", "--device", "gpu")
+    fails(1, "can't be written", "benchmark", "-o", "none/times.json")
+    fails(2, "--batch", "benchmark", "--batch", 0)
+    fails(2, "--seconds", "benchmark", "--seconds", 0)
+
+
+def test_plan_defaults_are_those_of_the_options(here):
+    run("train", "data.npz", "-q", "-o", "net.safetensors")
+    plan = Plan()
+    x, y = np.load("x.npy"), np.load("y.npy")
+    net = bp.MLP([4, *plan.hidden, 1], plan.all_activations(), device="cpu", seed=plan.seed)
+    options = {"optimizer": plan.optimizer, "epochs": plan.epochs, "batch_size": plan.batch_size}
+    bp.train(net, x, y, **options)
+    found = bp.load("net.safetensors", device="cpu").parameters
+    np.testing.assert_array_equal(found, net.parameters)
+
+
+def test_notes_are_plain_json(here):
+    run("train", "iris.csv", "--target", "species", "--classify", *QUICK)
+    notes = read("net.safetensors", device="cpu").notes
+    assert json.loads(json.dumps(notes)) == {
+        "features": ["length", "width"],
+        "targets": ["species"],
+        "classes": SPECIES,
+        "loss": "categorical_cross_entropy",
+    }

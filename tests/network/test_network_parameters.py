@@ -1,0 +1,109 @@
+"""The network's parameters: views of one array, copied as a whole."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from small_network import data, every_array, make, on_cpu
+
+import backprop_gpu as bp
+
+
+def test_weights_and_biases_are_views(net, dtype):
+    x, _ = data(2)
+    before = net(x)
+    net.weights[1][...] = net.backend.asarray(np.eye(5, 3), dtype)
+    net.biases[2][...] = 3
+    assert not np.array_equal(net(x), before)
+    flat = net.backend.to_numpy(net.parameters)
+    np.testing.assert_array_equal(flat[15:30], np.eye(5, 3).ravel())
+    np.testing.assert_array_equal(flat[-4:], 3)
+
+
+def test_set_parameters_copies(net):
+    weights = [np.ones(W.shape) for W in net.weights]
+    net.set_parameters(weights, [np.ones(b.shape) for b in net.biases])
+    weights[0][...] = 2
+    np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), 1)
+
+
+def test_set_parameters_takes_the_networks_own_arrays(net):
+    before = net.backend.to_numpy(net.parameters).copy()
+    net.set_parameters(net.weights, net.biases)
+    np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
+
+
+def test_set_parameters_may_swap_the_networks_own_arrays(backend, dtype):
+    net = bp.MLP([4, 4, 4], device=backend, dtype=dtype)
+    first, second = (array.copy() for array in on_cpu(net, net.weights))
+    net.set_parameters(net.weights[::-1], net.biases)
+    np.testing.assert_array_equal(on_cpu(net, net.weights), [second, first])
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "error"),
+    [
+        (2, np.zeros((5, 4)), bp.ShapeError),
+        (2, np.zeros(20), bp.ShapeError),
+        (2, np.full((4, 5), np.nan), bp.NonFiniteError),
+        (2, np.full((4, 5), "a"), bp.DtypeError),
+        (2, np.full((4, 5), 1j), bp.DtypeError),
+        (5, np.zeros((4, 1)), bp.ShapeError),
+        (5, np.zeros(3), bp.ShapeError),
+        (5, [np.inf] * 4, bp.NonFiniteError),
+    ],
+)
+def test_set_parameters_sets_all_or_nothing(place, wrong, error, net):
+    before = net.backend.to_numpy(net.parameters).copy()
+    arrays = [np.zeros(array.shape) for array in (*net.weights, *net.biases)]
+    arrays[place] = wrong
+    name = r"weights\[2\]" if place == 2 else r"biases\[2\]"
+    with pytest.raises(error, match=name):
+        net.set_parameters(arrays[:3], arrays[3:])
+    with pytest.raises(bp.ShapeError, match="layers"):
+        net.set_parameters(arrays[:2], arrays[3:])
+    np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
+
+
+def test_a_seed_decides_the_parameters(backend, dtype):
+    one, same, other = (make(backend, dtype, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(*on_cpu(one, [one.parameters, same.parameters]))
+    assert not np.array_equal(*on_cpu(one, [one.parameters, other.parameters]))
+
+
+def test_two_runs_are_bit_identical(net):
+    x, y = data(257)
+    runs = []
+    for _ in range(2):
+        trace = net.forward(x)
+        runs.append(every_array(net, trace, net.backward(trace, y)))
+    for one, other in zip(*runs, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_a_copy_is_independent(net):
+    twin = net.copy()
+    assert (twin.dtype, twin.device, twin.activations) == (net.dtype, net.device, net.activations)
+    np.testing.assert_array_equal(*on_cpu(net, [twin.parameters, net.parameters]))
+    twin.parameters[...] = 0
+    assert net.backend.to_numpy(net.parameters).any()
+
+
+def test_a_copy_in_another_dtype_has_the_same_numbers(backend):
+    narrow = make(backend, "float32")
+    wide = narrow.copy(dtype="float64")
+    np.testing.assert_array_equal(*on_cpu(wide, [wide.parameters, narrow.parameters]))
+    again = wide.copy(dtype="float32", device="cpu")
+    np.testing.assert_array_equal(again.parameters, narrow.backend.to_numpy(narrow.parameters))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_networks_can_be_pickled(again, dtype):
+    net = make(dtype=dtype)
+    twin = again(net)
+    assert repr(twin) == repr(net)
+    np.testing.assert_array_equal(twin.parameters, net.parameters)
+    twin.weights[0][...] = 0
+    assert not twin.parameters[:15].any()
+    assert net.parameters[:15].all()

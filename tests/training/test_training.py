@@ -1,0 +1,210 @@
+"""Training: epochs, batches and learning rates, against loops written by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from small_run import close, data, numbers
+
+import backprop_gpu as bp
+from backprop_gpu.shuffle import shuffled
+
+BATCH_SIZES = [None, 1, 2, 3, 6, 7, 100]  # of 7 samples: a remainder of 1 for 2, 3 and 6
+
+
+# ---- epochs and batches --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize(
+    ("g", "loss"),
+    [
+        ("identity", "mse"),
+        ("gelu", "sse"),
+        ("sigmoid", "bce"),
+        ("softmax", "bce"),
+        ("softmax", "cce"),
+    ],
+)
+def test_is_the_loop_that_one_writes_by_hand(backend, dtype, batch_size, seed, g, loss):
+    net = bp.MLP([3, 5, 4, 2], ["tanh", "silu", g], device=backend, dtype=dtype)
+    hand = net.copy()
+    x, _ = data()
+    y = np.random.default_rng(1).dirichlet([1, 1], size=7)
+    history = bp.train(
+        net,
+        x,
+        y,
+        loss=loss,
+        optimizer=bp.SGD(0.1),
+        epochs=5,
+        batch_size=batch_size,
+        shuffle=seed is not None,
+        seed=seed or 0,
+    )
+    size, losses = min(batch_size or 7, 7), []
+    for epoch in range(5):
+        order = np.arange(7) if seed is None or size == 7 else shuffled(7, epoch, seed, np)
+        total = 0.0
+        for start in range(0, 7, size):
+            batch = order[start : start + size]
+            grads = hand.backward(hand.forward(x[batch]), y[batch], loss)
+            total += grads.loss * len(batch)  # before the update, weighted by the samples
+            for W, dC_dW in zip(hand.weights, grads.weights, strict=True):
+                W -= 0.1 * dC_dW
+            for b, dC_db in zip(hand.biases, grads.biases, strict=True):
+                b -= 0.1 * dC_db
+        losses.append(total / 7)
+    close(net, numbers(hand))
+    assert history.loss == pytest.approx(losses, rel=1e-5 if net.dtype == "float32" else 1e-12)
+    assert history.learning_rate == [0.1] * 5
+    assert (history.stopped_by, history.best_epoch) == ("epochs", None)
+    assert history.validation_loss == []
+
+
+def test_the_first_loss_is_that_of_the_untrained_network(net):
+    x, y = data()
+    untrained = net.loss(x, y)
+    assert bp.train(net, x, y, epochs=3).loss[0] == pytest.approx(untrained, rel=1e-6)
+    assert net.loss(x, y) < untrained
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 10**9, np.int64(7)])
+def test_one_batch_is_one_batch(net, batch_size):
+    x, y = data()
+    twin = net.copy()
+    expected = bp.train(twin, x, y, epochs=4)
+    history = bp.train(net, x, y, epochs=4, batch_size=batch_size, seed=3)
+    assert history.loss == expected.loss
+    np.testing.assert_array_equal(numbers(net), numbers(twin))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 6, 7, 8])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_uses_every_sample_once(backend, n, batch_size, shuffle):
+    seen = []
+
+    def value(xp, a, y):
+        seen.append(y[:, 0].tolist())
+        return ((a - y) ** 2).sum(axis=1)
+
+    loss = bp.Loss("recorded", value, lambda xp, a, y: 0 * a)
+    net = bp.MLP([1, 1], ["identity"], device=backend)
+    samples = np.arange(n, dtype="float32")[:, None]
+    net.check_loss(loss)  # calls it once
+    seen.clear()
+    bp.train(net, samples, samples, loss=loss, epochs=3, batch_size=batch_size, shuffle=shuffle)
+    size = min(batch_size or n, n)
+    per_epoch = -(-n // size)
+    assert len(seen) == 3 * per_epoch
+    for epoch in range(3):
+        batches = seen[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert [len(batch) for batch in batches[:-1]] == [size] * (per_epoch - 1)
+        order = [sample for batch in batches for sample in batch]
+        assert sorted(order) == list(range(n))
+        if not shuffle or per_epoch == 1:
+            assert order == list(range(n))
+
+
+def test_the_seed_decides_everything(double):
+    x, y = data(50)
+
+    def run(**options):
+        twin = double.copy()
+        history = bp.train(twin, x, y, epochs=4, batch_size=8, **options)
+        return history.loss, numbers(twin).tobytes()
+
+    state = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    results = [run(seed=seed) for seed in (0, 1, 2)] + [run(shuffle=False)]
+    assert len({parameters for _, parameters in results}) == 4
+    assert run() == run(seed=0) == run(seed=np.int64(0)) == results[0]
+    assert run(shuffle=False, seed=1) == results[3]
+    assert np.random.get_state()[1].tobytes() == state  # noqa: NPY002
+
+
+@pytest.mark.parametrize("watch", ["callback", "validation", "early stopping"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 50])
+def test_chunks_of_epochs_leave_no_trace(double, watch, epochs):
+    x, y = data()
+    watching = {
+        "callback": {"callbacks": [lambda epoch: None]},
+        "validation": {"validation": data(4, seed=1)},
+        "early stopping": {"early_stopping": bp.EarlyStopping(10**6, restore_best=False)},
+    }[watch]
+    optimizer = bp.SGD(bp.ExponentialDecay(0.1, 0.9), momentum=0.5)
+    results = []
+    for options in ({}, watching):
+        twin = double.copy()
+        history = bp.train(twin, x, y, optimizer=optimizer, epochs=epochs, batch_size=3, **options)
+        results.append((history.loss, history.learning_rate, numbers(twin).tobytes()))
+        assert len(history.loss) == epochs
+    assert results[0] == results[1]
+
+
+def test_no_epochs_change_nothing(net):
+    x, y = data()
+    before = numbers(net)
+    history = bp.train(
+        net,
+        x,
+        y,
+        epochs=0,
+        validation=(x, y),
+        early_stopping=bp.EarlyStopping(),
+        callbacks=[lambda epoch: pytest.fail("called")],
+    )
+    assert (history.loss, history.validation_loss, history.learning_rate) == ([], [], [])
+    assert (history.stopped_by, history.best_epoch) == ("epochs", None)
+    assert numbers(net).tobytes() == before.tobytes()
+
+
+def test_parameters_stay_views_of_one_array(net):
+    x, y = data()
+    parameters, layers = net.parameters, net.layers
+    bp.train(net, x, y, epochs=2)
+    assert net.parameters is parameters
+    assert net.layers is layers
+    flat = [net.backend.to_numpy(array).ravel() for array in (*net.weights, *net.biases)]
+    np.testing.assert_array_equal(np.concatenate(flat), numbers(net))
+
+
+# ---- learning rates ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("callbacks", [[], [lambda epoch: None]])
+def test_a_schedule_is_asked_before_every_update(double, callbacks):
+    asked = []
+
+    def schedule(epochs):
+        asked.append(epochs)
+        return 0.1 / (1 + epochs)
+
+    x, y = data()
+    history = bp.train(
+        double, x, y, optimizer=bp.SGD(schedule), epochs=4, batch_size=3, callbacks=callbacks
+    )
+    assert asked == pytest.approx([k / 3 for k in range(12)], rel=1e-15)
+    assert all(isinstance(epochs, float) for epochs in asked)
+    assert history.learning_rate == pytest.approx([0.1 / (1 + k) for k in range(4)], rel=1e-15)
+
+
+def test_a_schedule_decides_the_updates(double):
+    x, y = data()
+    twin = double.copy()
+    bp.train(double, x, y, optimizer=bp.SGD(bp.StepDecay(0.2, every=3)), epochs=6)
+    bp.train(twin, x, y, optimizer=bp.SGD(0.2), epochs=3)
+    bp.train(twin, x, y, optimizer=bp.SGD(0.1), epochs=3)
+    np.testing.assert_array_equal(numbers(double), numbers(twin))
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -0.1, None, "0.1", [0.1]], ids=repr)
+def test_a_schedule_that_gives_no_rate(double, rate):
+    before = numbers(double)
+    with pytest.raises(
+        (ValueError, TypeError), match=r"the schedule .* gave the learning rate"
+    ) as e:
+        bp.train(double, *data(), optimizer=bp.SGD(lambda epochs: rate))
+    assert repr(rate) in str(e.value)
+    assert numbers(double).tobytes() == before.tobytes()
