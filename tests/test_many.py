@@ -1,0 +1,93 @@
+"""Many networks at once: each gets what a training of its own would give it."""
+
+import numpy as np
+import pytest
+
+import backprop_gpu as bp
+from backprop_gpu.compiled.compiler import compiler
+
+PATHS = ["steps"] if compiler() is None else ["steps", "compiled"]
+
+
+def networks(count=5, **options):
+    options = {"device": "cpu", "dtype": "float64"} | options
+    return [bp.MLP([3, 4, 2], ["tanh", "identity"], seed=i, **options) for i in range(count)]
+
+
+def data(n=11):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 3)), rng.random((n, 2))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_is_trained_as_if_alone(path, threads):
+    x, y = data()
+    together, alone = networks(), networks()
+    rates = [bp.SGD(0.1 * i, momentum=0.5) for i in range(1, 6)]
+    rows = [np.random.default_rng(i).integers(0, 11, 11) for i in range(5)]
+    histories = bp.train_many(
+        together, x, y, optimizers=rates, rows=rows, epochs=6, batch_size=4, threads=threads,
+        path=path,
+    )  # fmt: skip
+    for i, (one, other) in enumerate(zip(together, alone, strict=True)):
+        history = bp.train(
+            other, x[rows[i]], y[rows[i]], optimizer=rates[i], epochs=6, batch_size=4, seed=i,
+            path=path,
+        )  # fmt: skip
+        assert histories[i].loss == history.loss
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+def test_on_every_backend(backend):
+    x, y = data()
+    nets = networks(2, device=backend)
+    histories = bp.train_many(nets, x, y, optimizers=bp.Adam(0.01), seeds=[7, 7], epochs=3)
+    assert [len(history.loss) for history in histories] == [3, 3]
+    assert histories[0].loss != histories[1].loss
+
+
+def test_networks_of_different_sizes():
+    x, y = data()
+    nets = [bp.MLP([3, width, 2], device="cpu", dtype="float64") for width in (1, 2, 33)]
+    histories = bp.train_many(nets, x, y, epochs=20, optimizers=bp.SGD(0.05))
+    assert all(history.loss[-1] < history.loss[0] for history in histories)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_one_that_diverges_leaves_the_others_alone(path):
+    x, y = data()
+    nets = networks(3)
+    rates = [bp.SGD(0.1), bp.SGD(1e200), bp.SGD(0.1)]
+    one, bad, three = bp.train_many(nets, x, y, optimizers=rates, epochs=10, path=path)
+    assert (one.stopped_by, bad.stopped_by, three.stopped_by) == ("epochs", "divergence", "epochs")
+    assert len(bad.loss) < 10 == len(one.loss)
+    assert all(np.isfinite(net.parameters).all() for net in nets)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": [1]}, r"seeds has 1; expected one for each of the 3"),
+        ({"optimizers": [bp.SGD()] * 2}, "optimizers has 2"),
+        ({"rows": [[0], [1], [99]]}, r"rows\[2\] holds 99 to 99; expected 0 to 10"),
+        ({"rows": [[0], [1], [0.5]]}, r"rows\[2\] has shape .* expected row numbers"),
+        ({"threads": 0}, "threads"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_before_anything_is_changed(options, message):
+    nets = networks(3)
+    before = [net.parameters.copy() for net in nets]
+    with pytest.raises(ValueError, match=message):
+        bp.train_many(nets, *data(), **options)
+    for net, parameters in zip(nets, before, strict=True):
+        np.testing.assert_array_equal(net.parameters, parameters)
+
+
+def test_the_same_network_twice_is_an_error():
+    (net,) = networks(1)
+    with pytest.raises(bp.DomainError, match="twice"):
+        bp.train_many([net, net], *data())
+    with pytest.raises(bp.DtypeError, match=r"nets\[0\]"):
+        bp.train_many(["net"], *data())
+    assert bp.train_many([], *data()) == []

@@ -1,0 +1,145 @@
+"""Which way a training runs, why, and that the ways agree."""
+
+import numpy as np
+import pytest
+
+import backprop_gpu as bp
+from backprop_gpu.compiled.compiler import compiler
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+
+
+def network(dtype="float64", **options):
+    return bp.MLP([3, 4, 2], ["tanh", "sigmoid"], device="cpu", dtype=dtype, **options)
+
+
+def data(n=7):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 3)), rng.random((n, 2))
+
+
+def planned(net=None, **options):
+    return bp.plan(net or network(), samples=100, **({"epochs": 10**7} | options))
+
+
+@needs_compiler
+def test_many_steps_of_a_small_network_are_compiled():
+    assert planned().path == "compiled"
+    assert planned(path="compiled", epochs=1).why == "asked for"
+
+
+def test_the_reasons_for_single_steps(backend):
+    elsewhere = bp.MLP([3, 4, 2], ["tanh", "sigmoid"], device=backend, dtype="float64")
+    own = bp.Activation("cube", lambda xp, z: z**3, lambda xp, z: 3 * z**2, "z")
+    large = bp.MLP([2000, 2000, 1], device="cpu")
+    reasons = {
+        "asked for": planned(path="steps"),
+        "10 steps are too few": planned(epochs=10),
+        "clipping takes single steps": planned(unusual="clipping"),
+        "'cube' has no": planned(bp.MLP([3, 2], [own], device="cpu")),
+        "BLAS is faster": planned(large, batch_size=64),
+    }
+    if backend.device != "cpu":
+        reasons["the network is on cuda"] = planned(elsewhere)
+    for reason, chosen in reasons.items():
+        assert chosen.path == "steps"
+        assert compiler() is None or reason in chosen.why
+        assert str(chosen) == f"steps: {chosen.why}"
+
+
+def test_a_path_that_can_not_be_had_is_an_error_and_changes_nothing():
+    net = network()
+    before = net.parameters.copy()
+    with pytest.raises(bp.DomainError, match="'compiled' can't run this training: clipping"):
+        bp.train(net, *data(), clip_norm=1.0, path="compiled")
+    with pytest.raises(bp.UnknownNameError, match="compiled"):
+        bp.train(net, *data(), path="compile")
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", "")
+    chosen = planned()
+    assert chosen.path == "steps"
+    assert "install g++" in chosen.why
+    with pytest.raises(bp.DomainError, match=r"install g\+\+"):
+        planned(path="compiled")
+
+
+def test_the_history_says_which_way_it_went():
+    assert bp.train(network(), *data()).path == "steps"
+
+
+@needs_compiler
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        bp.SGD(0.3, momentum=0.5, weight_decay=0.01),
+        bp.Adam(bp.CosineDecay(0.05, 8)),
+    ],
+    ids=["SGD", "Adam"],
+)
+def test_both_ways_lead_to_the_same_place(optimizer, dtype, batch_size):
+    ways = []
+    for path in ("steps", "compiled"):
+        net = network(dtype)
+        options = {"optimizer": optimizer, "epochs": 9, "batch_size": batch_size, "path": path}
+        history = bp.train(net, *data(), **options)
+        assert history.path == path
+        ways.append((net, history))
+    (one, steps), (two, compiled) = ways
+    relative = 1e-11 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(steps.loss, compiled.loss, rtol=relative)
+    np.testing.assert_allclose(one.parameters, two.parameters, rtol=relative, atol=relative)
+    assert steps.learning_rate == compiled.learning_rate
+
+
+@needs_compiler
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("explodes_at", [0, 3, 5.5])
+def test_a_divergence_is_the_same_either_way(batch_size, explodes_at):
+    caught = []
+    for path in ("steps", "compiled"):
+        net = bp.MLP([3, 4, 2], ["tanh", "identity"], device="cpu", dtype="float64")
+        optimizer = bp.SGD(lambda passed: 0.01 if passed < explodes_at else 1e300)
+        with pytest.raises(bp.TrainingDiverged) as error:
+            bp.train(net, *data(), optimizer=optimizer, epochs=9, batch_size=batch_size, path=path)
+        caught.append((error.value, net))
+    (one, net), (two, twin) = caught
+    assert (one.epoch, one.layer) == (two.epoch, two.layer)
+    np.testing.assert_allclose(one.history.loss, two.history.loss, rtol=1e-10)
+    np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-10)
+
+
+@needs_compiler
+def test_early_stopping_and_callbacks_see_every_epoch_of_a_compiled_training():
+    x, y = data()
+    seen = []
+    rule = bp.EarlyStopping(patience=3, min_delta=0.01)
+    net, twin = network(), network()
+    options = {"epochs": 50, "batch_size": 2, "early_stopping": rule, "validation": data(5)}
+    history = bp.train(net, x, y, path="compiled", callbacks=[seen.append], **options)
+    other = bp.train(twin, x, y, path="steps", **options)
+    assert len(seen) == len(history.loss) == len(other.loss) < 50
+    assert history.best_epoch == other.best_epoch
+    np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_is_one_setting(threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    net = bp.MLP([1000, 1000, 10], device="cpu", threads=threads)
+    with net.backend.computing(1e12):
+        blas = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
+        assert max(pool["num_threads"] for pool in blas) <= threads
+    assert planned(bp.MLP([200, 200, 10], device="cpu", threads=threads)).threads <= threads
+    assert net.copy().backend.threads == threads
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_a_number_of_threads_that_is_none(threads):
+    with pytest.raises((bp.DomainError, bp.DtypeError), match="threads"):
+        network(threads=threads)
