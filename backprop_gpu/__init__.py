@@ -1,5 +1,7 @@
 """Multilayer perceptrons by explicit, textbook backpropagation, at hardware speed."""
 
+from typing import Any
+
 from backprop_gpu.activations import Activation, LeakyReLU, register_activation
 from backprop_gpu.arrays import one_hot
 from backprop_gpu.checkpoint import load, save
@@ -32,6 +34,7 @@ from backprop_gpu.losses import Loss, register_loss
 from backprop_gpu.many import train_many
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Layer, Trace
+from backprop_gpu.onnx_export import export_onnx
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
 from backprop_gpu.plan import Plan, plan
@@ -42,6 +45,7 @@ from backprop_gpu.schedules import (
     StepDecay,
     WarmUp,
 )
+from backprop_gpu.sklearn_import import from_sklearn
 from backprop_gpu.stopping import EarlyStopping
 from backprop_gpu.textbook import textbook
 from backprop_gpu.training import train
@@ -90,6 +94,8 @@ __all__ = [
     "explain",
     "explain_activation",
     "explain_bias",
+    "export_onnx",
+    "from_sklearn",
     "jump_back",
     "load",
     "one_hot",
@@ -105,3 +111,11 @@ __all__ = [
     "train_many",
     "write_page",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MLPClassifier", "MLPRegressor"):  # scikit-learn is imported on first use
+        from backprop_gpu import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

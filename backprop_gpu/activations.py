@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from numbers import Real
 from typing import Any, Literal
 
@@ -54,6 +54,9 @@ class Activation:
     cuda_rows : str, optional
         The name NAME of the row kernels ``bias_NAME`` and ``NAME_delta`` in NAME.cu, for such an
         activation.
+    onnx : str, optional
+        ``a = g(z)`` in ONNX's textual syntax, of operators up to opset 17: one or more nodes, with
+        ``real`` for float or double. `export_onnx` needs it.
     parameters : mapping
         What `name` was built with, for example ``{"leak": 0.1}``.
     """
@@ -71,6 +74,7 @@ class Activation:
     initializer: str = "glorot_uniform"
     jacobian_product: Callable[[ArrayModule, Array, Array], Array] | None = None
     cuda_rows: str | None = None
+    onnx: str | None = None
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +83,7 @@ class Activation:
             raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
         object.__setattr__(self, "kinks", tuple(self.kinks))
 
-    @property
+    @cached_property
     def in_place(self) -> bool:
         """Whether `function` and `derivative` can fill an array that they are given.
 
@@ -173,6 +177,8 @@ def _leaky_relu(leak: float) -> Activation:
     t: Literal["a", "z"] = "a" if leak >= 0 else "z"
     return Activation(
         name="leaky_relu",
+        # Not LeakyRelu, whose slope is a float32 in float64 too.
+        onnx=f"slope = Constant <value = real {{{leak!r}}}> () a = PRelu (z, slope)",
         function=function,
         derivative=derivative,
         derivative_from=t,
@@ -229,6 +235,11 @@ def _tanh_derivative(xp: ArrayModule, a: Array, out: Array) -> None:
 
 
 @_in_place
+def _exp(xp: ArrayModule, z: Array, out: Array) -> None:
+    xp.exp(z, out=out)
+
+
+@_in_place
 def _softplus(xp: ArrayModule, z: Array, out: Array) -> None:
     xp.logaddexp(z, 0, out=out)
 
@@ -268,6 +279,18 @@ def _gelu(xp: ArrayModule, z: Array) -> Array:
 def _gelu_derivative(xp: ArrayModule, z: Array) -> Array:
     return normal_cdf(xp, z) + z * xp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
+
+# Node by node what runtimes look for to compute a GELU in one piece.
+GELU_ONNX = """
+    root = Constant <value = real {1.4142135623730951}> ()
+    one = Constant <value = real {1.0}> ()
+    half = Constant <value = real {0.5}> ()
+    scaled = Div (z, root)
+    erf = Erf (scaled)
+    sum = Add (erf, one)
+    double = Mul (z, sum)
+    a = Mul (double, half)
+"""
 
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {"leaky_relu": LeakyReLU}
 """Every activation that can be named, as a function that builds it."""
@@ -353,6 +376,7 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
 for _entry in (
     Activation(
         name="identity",
+        onnx="a = Identity (z)",
         function=_identity,
         derivative=_ones,
         derivative_from="a",
@@ -363,6 +387,7 @@ for _entry in (
     ),
     Activation(
         name="sigmoid",
+        onnx="a = Sigmoid (z)",
         function=_sigmoid,
         derivative=_sigmoid_derivative,
         derivative_from="a",
@@ -374,6 +399,7 @@ for _entry in (
     ),
     Activation(
         name="tanh",
+        onnx="a = Tanh (z)",
         function=_tanh,
         derivative=_tanh_derivative,
         derivative_from="a",
@@ -385,6 +411,7 @@ for _entry in (
     ),
     Activation(
         name="relu",
+        onnx="a = Relu (z)",
         function=LeakyReLU(0.0).function,
         derivative=LeakyReLU(0.0).derivative,
         derivative_from="a",
@@ -398,6 +425,7 @@ for _entry in (
     ),
     Activation(
         name="softplus",
+        onnx="a = Softplus (z)",
         function=_softplus,
         derivative=_softplus_derivative,
         derivative_from="a",
@@ -410,6 +438,7 @@ for _entry in (
     ),
     Activation(
         name="silu",
+        onnx="sigma = Sigmoid (z) a = Mul (z, sigma)",
         function=lambda xp, z: z * _sigmoid(xp, z),
         derivative=_silu_derivative,
         derivative_from="z",
@@ -424,6 +453,7 @@ for _entry in (
     ),
     Activation(
         name="gelu",
+        onnx=GELU_ONNX,
         function=_gelu,
         derivative=_gelu_derivative,
         derivative_from="z",
@@ -438,7 +468,20 @@ for _entry in (
         initializer="he_normal",
     ),
     Activation(
+        name="exp",
+        function=_exp,
+        derivative=_identity,
+        derivative_from="a",
+        latex=r"e^{z}",
+        latex_derivative=r"a",
+        cuda="exp(z)",
+        cuda_derivative="a",
+        onnx="a = Exp (z)",
+        output_range=(0.0, math.inf),
+    ),
+    Activation(
         name="softmax",
+        onnx="a = Softmax <axis = -1> (z)",
         function=_softmax,
         derivative=_softmax_derivative,
         derivative_from="a",

@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from backprop_gpu.cli.report import about_machine, aligned
+from backprop_gpu.cli.report import about_machine
+from backprop_gpu.text_table import aligned
 
 PARTS = ("forward", "backward", "step")
 """What is measured of a network: its passes, and whole training steps."""

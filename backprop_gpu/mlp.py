@@ -22,6 +22,7 @@ from backprop_gpu.errors import DtypeError, ShapeError, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
+from backprop_gpu.summary import summarize
 
 # Predictions are made for so many rows at a time that no layer has more entries than this.
 PIECE = 1 << 24
@@ -140,6 +141,13 @@ class MLP:
         names = ", ".join(map(str, self.activations))
         return f"MLP({sizes}; {names}; {self.dtype} on {self.device})"
 
+    def summary(self, *, batch_size: int | None = None) -> str:
+        """Return a table of the layers, of where the network lives and why, and of its memory.
+
+        With `batch_size`, of the memory that training in such batches takes as well.
+        """
+        return summarize(self, batch_size)
+
     def set_parameters(self, weights: Sequence[Any], biases: Sequence[Any]) -> None:
         """Copy weights and biases into the network; all are checked before any is changed.
 
@@ -178,6 +186,9 @@ class MLP:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
         stays = on_gpu(x)
         x = self._inputs(x)
+        if len(x) * max(self.layer_sizes) <= PIECE:
+            trace = self._forward(x, [False] * len(self.layers))
+            return trace.output if stays else self.backend.to_numpy(trace.output)
         output = self.backend.empty((len(x), self.layer_sizes[-1]), self.dtype)
         with self.backend.computing():
             for rows, trace in self._forward_in_pieces(x):
@@ -199,10 +210,7 @@ class MLP:
             New arrays on the network's device.
         """
         x = self._inputs(x)
-        trace = self.new_trace(x)
-        with self.backend.computing():
-            feed_forward(self.backend, self.layers, trace)
-        return trace
+        return self._forward(x, None)
 
     def backward(
         self, trace: Trace, y: Any, loss: str | Loss = "mse", *, input_gradient: bool = True
@@ -256,6 +264,12 @@ class MLP:
                 self.backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
                 total += float(C[0]) * (len(trace.output) / len(x))
         return total
+
+    def _forward(self, x: Array, keep_z: Sequence[bool] | None) -> Trace:
+        trace = self.new_trace(x, keep_z=keep_z)
+        with self.backend.computing(2.0 * len(x) * self.weight_count):
+            feed_forward(self.backend, self.layers, trace)
+        return trace
 
     def _forward_in_pieces(
         self, x: Array, *, keep_last_z: bool = False

@@ -7,11 +7,11 @@ a file of `save`: ``0.weight``, ``0.bias``, ``2.weight``, ...
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from backprop_gpu.activations import Activation, find_activation
+from backprop_gpu.activations import Activation
 from backprop_gpu.errors import DomainError, DtypeError, FileFormatError, MissingExtraError
 from backprop_gpu.files import write_atomically
 from backprop_gpu.mlp import MLP
@@ -20,30 +20,6 @@ from backprop_gpu.mlp import MLP
 IR_VERSION, OPSET = 8, 17
 # Protocol buffers end at 2 GiB; the graph around the parameters needs far less than 1 MiB.
 LARGEST = (1 << 31) - (1 << 20)
-
-FORMS = {
-    "identity": "a = Identity (z)",
-    "sigmoid": "a = Sigmoid (z)",
-    "tanh": "a = Tanh (z)",
-    "relu": "a = Relu (z)",
-    # Not LeakyRelu, whose slope is a float32 in float64 too.
-    "leaky_relu": "slope = Constant <value = $real {$leak}> () a = PRelu (z, slope)",
-    "softplus": "a = Softplus (z)",
-    "silu": "sigma = Sigmoid (z) a = Mul (z, sigma)",
-    # Node by node what runtimes look for to compute a GELU in one piece.
-    "gelu": """
-        root = Constant <value = $real {1.4142135623730951}> ()
-        one = Constant <value = $real {1.0}> ()
-        half = Constant <value = $real {0.5}> ()
-        scaled = Div (z, root)
-        erf = Erf (scaled)
-        sum = Add (erf, one)
-        double = Mul (z, sum)
-        a = Mul (double, half)
-    """,
-    "softmax": "a = Softmax <axis = -1> (z)",
-}
-"""a = g(z) of every built-in activation, in ONNX's textual syntax; $real is float or double."""
 
 
 def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
@@ -62,7 +38,7 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     DomainError
-        If the network has an activation that is not built in.
+        If an activation has no `onnx`, or one that ONNX does not accept.
     FileFormatError
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
@@ -105,13 +81,16 @@ def _model(onnx: Any, net: MLP) -> Any:
 
 def _activation(onnx: Any, g: Activation, real: str, names: dict[str, str], prefix: str) -> Any:
     """Return the nodes of a = g(z), z and a named as `names` says and the rest with a prefix."""
-    if g.name not in FORMS or find_activation(g.name, g.parameters) != g:
+    if g.onnx is None:
         raise DomainError(
-            f"the activation {g.name!r} has no ONNX form, as those have that are built in: "
-            f"{', '.join(FORMS)}. save() takes every registered activation"
+            f"the activation {g.name!r} has no ONNX form; give it one: "
+            "Activation(..., onnx='a = Softsign (z)'), say. save() needs none"
         )
-    form = Template(FORMS[g.name]).substitute(real=real, **g.parameters)
-    nodes = onnx.parser.parse_graph(f"g ({real}[n, m] z) => ({real}[n, m] a) {{ {form} }}").node
+    form = re.sub(r"\breal\b", real, g.onnx)
+    try:
+        nodes = onnx.parser.parse_graph(f"g ({real}[n, m] z) => ({real}[n, m] a) {{ {form} }}").node
+    except onnx.parser.ParseError as error:
+        raise DomainError(f"the ONNX form of {g.name!r} is wrong: {error}") from error
     for node in nodes:
         node.input[:] = [names.get(name, prefix + name) for name in node.input]
         node.output[:] = [names.get(name, prefix + name) for name in node.output]

@@ -214,7 +214,6 @@ def _restore(path: Path, saved: SavedNetwork, run: Run, best: BestEpoch | None) 
     for name, values in history.items():
         getattr(run.history, name)[:] = values
     run.step, run.losses, run.counts = step, losses, counts
-    run.path.safe.take(step, with_state=False)
     run.path.safe.parameters[...] = safe
     if best is not None:
         best.loss, best.epoch, best.parameters = best_loss, best_epoch, best_parameters

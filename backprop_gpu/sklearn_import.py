@@ -36,7 +36,7 @@ def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any =
     DtypeError
         If it is not fitted, or something else.
     DomainError
-        If it has an activation that is not registered here: "exp", of a Poisson regression.
+        If it has an activation that is not registered here.
     """
     kind = type(estimator).__name__
     for name in ("activation", "coefs_", "intercepts_", "out_activation_"):

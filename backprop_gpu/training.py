@@ -293,5 +293,6 @@ def _progress_bar(show: bool, epochs: int) -> Iterator[Callable[[Run], None]]:
             loss = run.losses[-1] if run.losses else run.history.loss[-1]
             bar.set_postfix_str(f"loss {loss:.3e}, {samples:,.0f} samples/s", refresh=False)
             bar.update(run.epochs_passed - bar.n)
+            bar.n = run.epochs_passed  # not a sum of rounded parts
 
         yield advance

@@ -19,10 +19,12 @@ typedef Integers<DOUBLE>::whole whole;
 
 constexpr int MANTISSA = DOUBLE ? 52 : 23;
 constexpr int BIAS = DOUBLE ? 1023 : 127;
-constexpr real ROUND = DOUBLE ? real(0x1.8p52) : real(0x1.8p23);  // x + ROUND: x in the low bits
+// x + ROUND has x, rounded, in its low bits.
+constexpr real ROUND = DOUBLE ? real(0x1.8p52) : real(0x1.8p23);
 constexpr real INFINITE = __builtin_inf();
 constexpr real LN2 = real(0.693147180559945309417);
-constexpr real LN2_HIGH = DOUBLE ? real(0x1.62e42fefap-1) : real(0x1.62ep-1);  // k LN2_HIGH is exact
+// ln 2 in two parts, of which k times the first is exact.
+constexpr real LN2_HIGH = DOUBLE ? real(0x1.62e42fefap-1) : real(0x1.62ep-1);
 constexpr real LN2_LOW = DOUBLE ? real(0x1.cf79abc9e3b39p-40) : real(0x1.0bfbe8p-15);
 
 namespace entries {
@@ -105,7 +107,7 @@ INLINE real log(real x) {
     const real s = (m - 1) / (m + 1), s2 = s * s;
     const real near = 2 * s + s * s2 * polynomial<DOUBLE ? 10 : 5>(c, s2);
     const real result = e * LN2_HIGH + (e * LN2_LOW + near);
-    const real special = x == 0 ? -INFINITE : x > 0 ? x : real(__builtin_nan(""));  // inf, or no number
+    const real special = x == 0 ? -INFINITE : x > 0 ? x : real(__builtin_nan(""));
     return x > 0 && x < INFINITE ? result : special;
 }
 

@@ -8,18 +8,9 @@
 //                4.   dC/da[l-1] = delta[l] W[l]
 //
 // In front of this file stands what backprop_gpu.compiled writes: L, SIZES (nodes of every layer,
-// the input's first), BATCH; `Activation<l>` with softmax, keeps_z, g(z) and g_prime(z, a); `Loss`
-// with canonical, of_rows, term(z, a, y, m) and slope(z, a, y, m).
+// the input's first), BATCH, BLOCK_BATCH; `Activation<l>` with softmax, keeps_z, g(z) and
+// g_prime(z, a); `Loss` with canonical, of_rows, term(z, a, y, m) and slope(z, a, y, m).
 
-#ifndef TILE_BYTES
-#define TILE_BYTES (384 << 10)
-#endif
-#ifndef PLAIN_BATCH
-#define PLAIN_BATCH 4
-#endif
-#ifndef PLAIN_WIDTH
-#define PLAIN_WIDTH 8
-#endif
 constexpr int INPUTS = SIZES[0], OUTPUTS = SIZES[L];
 
 constexpr int widest() {
@@ -29,9 +20,9 @@ constexpr int widest() {
 }
 constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
-// Few samples, or a tiny network: sample by sample, with the parameters where they are. All else
-// goes in blocks of samples, with rows padded to whole vectors, and copies of W and W^T.
-constexpr bool PLAIN = BATCH < PLAIN_BATCH || widest() <= PLAIN_WIDTH;
+// Few samples, or tiny layers: sample by sample, with the parameters where they are. All else goes
+// in blocks of samples, with rows padded to whole vectors, and copies of W and W^T.
+constexpr bool PLAIN = BATCH < BLOCK_BATCH || widest() <= 8;
 
 // So few outputs are not worth a vector.
 constexpr bool unpadded(int l) { return PLAIN || (l == L && OUTPUTS <= 4); }
@@ -44,9 +35,14 @@ constexpr int stride(int l) {
 }
 
 // Where a layer's parameters begin.
-constexpr int weights_at(int l) { return l == 1 ? 0 : weights_at(l - 1) + SIZES[l - 1] * SIZES[l - 2]; }
+constexpr int weights_at(int l) {
+    return l == 1 ? 0 : weights_at(l - 1) + SIZES[l - 1] * SIZES[l - 2];
+}
 constexpr int WEIGHTS = weights_at(L + 1);
 constexpr int biases_at(int l) { return l == 1 ? WEIGHTS : biases_at(l - 1) + SIZES[l - 1]; }
+
+// Of a tile's rows, so that they stay in the L2 cache beside W, W^T and dC/dW.
+constexpr int TILE_BYTES = 384 << 10;
 
 constexpr int strides(int l) { return l == 0 ? 2 * stride(0) : 3 * stride(l) + strides(l - 1); }
 constexpr int tile_rows() {
@@ -140,7 +136,7 @@ INLINE void softmax_cross_entropy(const real* z, const real* y, real* terms) {
 // ---- the passes ---------------------------------------------------------------------------------
 
 template <int l>
-INLINE void forward(const real* parameters, const Copies<L>& copies, Tile<L>& tile, int rows) {
+INLINE void forward(const real* parameters, const Copies<L>* copies, Tile<L>& tile, int rows) {
     if constexpr (l > 1) forward<l - 1>(parameters, copies, tile, rows);
     constexpr int K = SIZES[l - 1], N = SIZES[l];
     const real *W = parameters + weights_at(l), *b = parameters + biases_at(l);
@@ -155,8 +151,8 @@ INLINE void forward(const real* parameters, const Copies<L>& copies, Tile<L>& ti
     } else {
         alignas(64) real start[width(l)] = {};
         memcpy(start, b, N * sizeof(real));
-        product<ROWS, VECTORS>(rows, width(l), a_before, {stride(l - 1), 1}, copies.Copies<l>::W_T,
-                                stride(l), K, start, 0, z, stride(l));
+        product<ROWS, VECTORS>(rows, width(l), a_before, {stride(l - 1), 1},
+                               copies->Copies<l>::W_T, stride(l), K, start, 0, z, stride(l));
     }
     if constexpr (!Activation<l>::softmax)
         each<l>(rows, [=](int i) { a[i] = Activation<l>::g(z[i]); });
@@ -189,7 +185,7 @@ INLINE double output(Tile<L>& tile, int rows, real share) {
 
 // Equations 2 to 4 from layer l down. The gradient of the first tile takes the place of what was.
 template <int l>
-INLINE void backward(const real* parameters, const Copies<L>& copies, Tile<L>& tile, int rows,
+INLINE void backward(const real* parameters, const Copies<L>* copies, Tile<L>& tile, int rows,
                      bool first) {
     typedef Activation<l> g;
     constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l), ld_before = stride(l - 1);
@@ -223,8 +219,8 @@ INLINE void backward(const real* parameters, const Copies<L>& copies, Tile<L>& t
             for (int n = 1; n < N; ++n)
                 for (int k = 0; k < K; ++k) dC_da[k] += delta[n] * W[n * K + k];
         } else {
-            product<ROWS, VECTORS>(rows, width(l - 1), delta, {ld, 1}, copies.Copies<l>::W, ld_before, N,
-                                        tile.zeros, 0, dC_da, ld_before);
+            product<ROWS, VECTORS>(rows, width(l - 1), delta, {ld, 1}, copies->Copies<l>::W,
+                                   ld_before, N, tile.zeros, 0, dC_da, ld_before);
         }
         backward<l - 1>(parameters, copies, tile, rows, first);
     }

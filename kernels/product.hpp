@@ -78,7 +78,10 @@ template <int size>
 INLINE real short_dot(const real* x, const real* y) {
     if constexpr (size == 0) return 0;
     else if constexpr (size == 1) return x[0] * y[0];
-    else return short_dot<size / 2>(x, y) + short_dot<size - size / 2>(x + size / 2, y + size / 2);
+    else {
+        constexpr int half = size / 2;
+        return short_dot<half>(x, y) + short_dot<size - half>(x + half, y + half);
+    }
 }
 
 template <int size>
@@ -97,7 +100,8 @@ INLINE real dot(const real* x, const real* y) {
 
 // to[j][i] = from[i][j] for V by V numbers. Dealing out the two halves of an array in turn rotates
 // the bits of its index; after log2(V) times, rows and columns have changed places.
-static __attribute__((noinline)) void transpose(const real* from, int ld_from, real* to, int ld_to) {
+static __attribute__((noinline)) void transpose(const real* from, int ld_from, real* to,
+                                                int ld_to) {
     constexpr int half = V * V / 2;
     alignas(64) real a[2 * half], b[2 * half];
     for (int i = 0; i < V; ++i) store(a + i * V, load(from + i * ld_from));

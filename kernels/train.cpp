@@ -61,7 +61,9 @@ static void shuffle(Run& run, int64_t epoch) {
         const uint64_t key = keys[i];
         const int64_t sample = run.order[i];
         int64_t j = i;
-        for (; j > 0 && keys[j - 1] > key; --j) keys[j] = keys[j - 1], run.order[j] = run.order[j - 1];
+        for (; j > 0 && keys[j - 1] > key; --j) {
+            keys[j] = keys[j - 1], run.order[j] = run.order[j - 1];
+        }
         keys[j] = key, run.order[j] = sample;
     }
 }
@@ -86,11 +88,11 @@ INLINE void apply(const Run& run, int shards, Part part, int64_t at, int from, i
             const real* more = part(t) + r * ld;
             for (int k = 0; k < columns; ++k) g[k] += more[k];
         }
-        real *p = run.parameters + at + r * columns;
-        real *s0 = run.s0 + at + r * columns, *s1 = run.s1 + at + r * columns;
-        for (int k = 0; k < columns; ++k)
-            update_one(p[k], g[k], SLOTS > 0 ? s0[k] : none, SLOTS > 1 ? s1[k] : none,
-                       learning_rate, decay, c0, c1);
+        for (int k = 0; k < columns; ++k) {
+            const int64_t i = at + r * columns + k;
+            update_one(run.parameters[i], g[k], SLOTS > 0 ? run.s0[i] : none,
+                       SLOTS > 1 ? run.s1[i] : none, learning_rate, decay, c0, c1);
+        }
     }
 }
 
@@ -172,9 +174,9 @@ INLINE double pass(const Run& run, Tile<L>& tile, int64_t from, int64_t to, int6
     for (int64_t i = from; i < to; i += TILE) {
         const int rows = TILE == 1 ? 1 : to - i < TILE ? to - i : TILE;
         gather(run, tile, i, rows);
-        forward<L>(run.parameters, *run.copies, tile, rows);
+        forward<L>(run.parameters, run.copies, tile, rows);
         sum += output(tile, rows, share);
-        backward<L>(run.parameters, *run.copies, tile, rows, BATCH == 1 || i == from);
+        backward<L>(run.parameters, run.copies, tile, rows, BATCH == 1 || i == from);
     }
     return sum;
 }

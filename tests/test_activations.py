@@ -28,6 +28,7 @@ BOOK = {
     "tanh": mpmath.tanh,
     "relu": lambda z: max(z, 0),
     "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),
+    "exp": mpmath.exp,
     "silu": lambda z: z / (1 + mpmath.exp(-z)),
     "gelu": lambda z: z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2,
 }

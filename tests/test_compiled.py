@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not
+from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not, worth_it
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
@@ -307,6 +307,13 @@ def test_reasons():
     assert "Own has no C++" in reason(optimizer=Own())
     assert "float16" in reason(dtype="float16")
     assert "layers" in reason(["tanh"] * 40, sizes=[1] * 41)
+
+
+def test_large_networks_are_left_to_blas():
+    assert worth_it((5, 3, 5, 4), 1, "float64")
+    assert worth_it((128, 256, 256, 1), 1024, "float32")
+    assert not worth_it((784, 1024, 1024, 10), 1024, "float32")
+    assert worth_it((784, 1024, 1024, 10), 1, "float32")
 
 
 def test_without_a_compiler(monkeypatch, tmp_path):

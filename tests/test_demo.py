@@ -25,7 +25,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(demo, "DIGIT_EPOCHS", 2)
 
 
-def test_the_real_thing(tmp_path, capsys):
+def test_the_real_thing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # or there is no progress bar
     lines = []
     picture = tmp_path / "curves.png"
     textbook, digits = demo.run_demo("cpu", picture, say=lines.append)

@@ -164,7 +164,8 @@ class CudaBackend:
         else:
             loss.output_delta(self.xp, activation, z, a, y, C, dC_da, delta)
             return
-        by_rows = delta is not None and program[0] == "loss" and activation.cuda_rows is not None
+        by_rows = program[0] == "loss" and activation.cuda_rows is not None
+        by_rows = by_rows and delta is not None and not canonical
         slope = self.empty(a.shape, a.dtype) if by_rows and dC_da is None else dC_da
         partial = self.empty((partial_sums,), a.dtype)
         z_in = z if canonical or activation.derivative_from == "z" else None

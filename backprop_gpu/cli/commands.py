@@ -25,6 +25,7 @@ from backprop_gpu.cli.parts import (
 from backprop_gpu.errors import DomainError, TrainingDiverged, UnknownNameError
 from backprop_gpu.files import write_atomically
 from backprop_gpu.losses import find_loss
+from backprop_gpu.text_table import aligned
 
 
 @click.group(
@@ -109,7 +110,7 @@ def train(
     --target names what to predict and all other columns are inputs.
 
     Activations are leaky_relu (with a slope: leaky_relu:0.1), relu, sigmoid, tanh, gelu, silu,
-    softplus, softmax and identity. Give one for all hidden layers, or a list with one for every
+    softplus, exp, softmax and identity. Give one for all hidden layers, or a list with one for every
     hidden layer, with or without one for the last. By default hidden layers have leaky_relu, and
     the last what suits the loss.
 
@@ -131,8 +132,8 @@ def train(
     ]
     if job.preparation.classes:
         rows.append(("classes", report.named(job.preparation.classes)))
-    say(report.aligned(rows))
-    say(report.aligned(_run(job, output, quiet)))
+    say(aligned(rows))
+    say(aligned(_run(job, output, quiet)))
 
 
 def _plan(
@@ -231,7 +232,7 @@ def info(net: Path | None) -> None:
         rows = report.about_machine()
     else:
         rows = report.about_network(*workflow.open_network(net, "cpu"))
-    click.echo(report.aligned(rows))
+    click.echo(aligned(rows))
 
 
 @commands.command(

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 import backprop_gpu as bp
 from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.cli.report import aligned
 from backprop_gpu.errors import MissingExtraError
 from backprop_gpu.files import write_atomically
+from backprop_gpu.text_table import aligned
 
 TEXTBOOK_EPOCHS = 10_000
 DIGIT_EPOCHS = 60

@@ -19,22 +19,6 @@ from backprop_gpu.cli.preparation import Preparation
 Rows = list[tuple[str, str]]
 
 
-def aligned(rows: Sequence[Sequence[str]], heading: Sequence[str] = ()) -> str:
-    """Return rows as lines with their columns below each other; numbers to the right."""
-    lines = [list(heading), *map(list, rows)] if heading else [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [_is_number(row) for row in zip(*rows, strict=True)]
-    if heading:
-        lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
 def about_machine() -> Rows:
     """Return what is installed, which device "auto" takes and why, and the GPUs."""
     backend, reason = choose_backend("auto")
@@ -91,10 +75,6 @@ def named(names: Sequence[Any], most: int = 12) -> str:
     """Return how many names there are, and the first of them."""
     shown = ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
     return f"{len(names)}: {shown}" if names else ""
-
-
-def _is_number(cells: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"[-+]?[\d,.]+(e[-+]?\d+)?( s|%)?|-", cell) for cell in cells)
 
 
 def _counted(names: Sequence[Any], count: int) -> str:

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import DTYPES
 from backprop_gpu.compiled.compiler import compiler, load
-from backprop_gpu.compiled.source import MOST_THREADS, missing_expression, source
+from backprop_gpu.compiled.source import (
+    BLOCK_BATCH,
+    MOST_THREADS,
+    missing_expression,
+    source,
+)
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
 
 if TYPE_CHECKING:
@@ -47,8 +52,21 @@ def why_not(
 
 
 def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any) -> bool:
-    """Return whether the compiled loop is faster than NumPy with its BLAS."""
-    return weight_count(layer_sizes) <= 1 << 19
+    """Return whether the compiled loop is faster than NumPy with its BLAS.
+
+    It is while the weights, their copies and their gradient fit the L2 cache together; it does not
+    go through larger ones piece by piece, as BLAS does. Single samples it takes as they come.
+    """
+    # NumPy's time over the loop's, one thread each, layers / batch / MB of weights:
+    #     256-256-10          8    float32  0.3    3.6
+    #     64-128-128-10      64    float64  0.2    2.1
+    #     128-256-256-1    1024    float64  0.8    1.4
+    #     784-256-10        128    float32  0.8    1.1
+    #     512-512-512       256    float32  2.1    0.9
+    #     784-1024-1024-10   64    float32  7.4    0.4
+    #     784-1024-1024-10    1    float32  7.4    3.2
+    size = weight_count(layer_sizes) * np.dtype(dtype).itemsize
+    return size <= 1 << 20 or batch_size < BLOCK_BATCH
 
 
 def weight_count(layer_sizes: Sequence[int]) -> int:

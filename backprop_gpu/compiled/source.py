@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REAL = {"float32": "float", "float64": "double"}
 SLOTS = 2  # of an optimizer's state that its expression can name
 MOST_THREADS = 64
+BLOCK_BATCH = 4  # with fewer samples in a batch, copies of the weights cost more than they save
 
 
 def missing_expression(
@@ -58,6 +59,7 @@ def source(
             _read("elementary.hpp"),
             f"constexpr int L = {len(activations)}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
             f"constexpr int SLOTS = {optimizer.slots}, MOST_THREADS = {MOST_THREADS};",
+            f"constexpr int BLOCK_BATCH = {BLOCK_BATCH};",
             "namespace entries {",
             "template <int l> struct Activation;",
             *layers,

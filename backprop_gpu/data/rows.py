@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import numeric, on_gpu
+from backprop_gpu.data.parquet import ParquetColumns
 from backprop_gpu.errors import DeviceError, FileFormatError, NonFiniteError, ShapeError
 
 # What an object has that hands out all of itself at once.
@@ -91,11 +92,10 @@ class Rows:
     def block_starts(self, rows: int) -> NDArray[np.int64]:
         """Return where blocks of about so many rows begin: with a chunk, where there are any."""
         starts = np.arange(0, len(self), rows)
-        cuts = getattr(self._values, "row_groups", None)
-        chunks = getattr(self._values, "chunks", None)
-        if cuts is not None:
+        if isinstance(self._values, ParquetColumns):
+            cuts = self._values.row_groups
             starts = cuts[np.searchsorted(cuts, starts, side="right") - 1]
-        elif chunks:
+        elif chunks := getattr(self._values, "chunks", None):
             starts -= starts % int(np.max(chunks[0]))
         return np.unique(starts)
 
@@ -140,8 +140,8 @@ def _check_shape(shape: tuple[int, ...], name: str, columns: int, streamed: bool
 
 
 def _reader(values: Any) -> Read:
-    if hasattr(values, "read_into"):
-        return values.read_into  # type: ignore[no-any-return]
+    if isinstance(values, ParquetColumns):
+        return values.read_into
     if isinstance(values, np.memmap) and (read := _file_reader(values)):
         return read
 

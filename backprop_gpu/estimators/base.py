@@ -1,0 +1,270 @@
+"""What both estimators share: scikit-learn's surface around a network of the core."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier
+from sklearn.neural_network import MLPRegressor as SklearnRegressor
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from backprop_gpu.activations import Activation, LeakyReLU, find_activation
+from backprop_gpu.arrays import Array, float_dtype, on_gpu
+from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.errors import NonFiniteError, ShapeError
+from backprop_gpu.estimators.batches import Samples, check_data, outputs_of
+from backprop_gpu.estimators.fitted import FittedNetwork
+from backprop_gpu.estimators.lbfgs import fit_lbfgs
+from backprop_gpu.estimators.stochastic import NON_FINITE, NOTES, fit_stochastic
+from backprop_gpu.history import Epoch
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+
+# What scikit-learn calls an activation, where the core has another name.
+CORE_NAMES = {"logistic": "sigmoid"}
+SKLEARN_NAMES = {ours: theirs for theirs, ours in CORE_NAMES.items()}
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BaseMLP(FittedNetwork):
+    """The parameters that both estimators have, and all but what depends on the kind of target."""
+
+    loss: Any
+    hidden_layer_sizes: Any
+    activation: Any
+    solver: str = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool | int = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    max_fun: int = 15000
+    device: str | Backend = "auto"
+    dtype: Any = None
+    leak: float = 0.01
+    callbacks: Sequence[Callable[[Epoch], bool | None]] = ()
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **SklearnRegressor._parameter_constraints,
+        "loss": [str, Loss],
+        "activation": [str, Activation, list, tuple],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "device": [str, HasMethods(["gemm"])],
+        "dtype": "no_validation",
+        "leak": [Real],
+        "callbacks": [list, tuple],
+    }
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (n, inputs)
+            Arrays in GPU memory stay there.
+        y : array_like, shape (n,) or (n, outputs)
+        sample_weight : array_like, shape (n,), optional
+            How much each sample counts. Default: all the same.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            With scikit-learn's message, or one of `backprop_gpu.errors`; if NaN or infinity
+            arises in training, too.
+        """
+        return self._fit(X, y, sample_weight, incremental=False)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
+        if not (incremental and self._is_trained()):
+            self._validate_params()
+        hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        if any(size <= 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        self._entries(len(hidden))  # raises if it cannot be
+        anew = not self._is_trained() or not (self.warm_start or incremental)
+        backend, _ = choose_backend(self.device)
+        x, y = self._check_samples(X, y, backend, anew=anew)
+        targets = self._encode(y, backend if on_gpu(X) else None, incremental=incremental)
+        weights = self._weights(y, sample_weight, backend)
+        rng = check_random_state(self.random_state)
+        if anew:
+            sizes = x.shape[1], *hidden, targets.shape[1]
+            net = self._new_network(sizes, self._dtype(x), backend, rng)
+        else:
+            net = self.network_
+        loss = net.check_loss(self._loss())
+        samples = Samples(*check_data(net, x, targets, loss), weights)
+        if anew:
+            self._start(net)
+        self.n_outputs_ = net.layer_sizes[-1]
+        try:
+            with net.backend.computing():
+                if self.solver == "lbfgs":
+                    fit_lbfgs(self, net, loss, samples)
+                else:
+                    fit_stochastic(self, net, loss, samples, rng, incremental=incremental)
+            net.check_parameters()
+        except NonFiniteError as error:
+            raise ValueError(NON_FINITE) from error
+        finally:
+            self._take(net)
+        return self
+
+    def _new_network(
+        self, sizes: tuple[int, ...], dtype: np.dtype[Any], backend: Backend, rng: Any
+    ) -> MLP:
+        """Return a network with the weights and biases that scikit-learn draws (Glorot's)."""
+        entries = self._entries(len(sizes) - 2)
+        weights, biases = [], []
+        for g, inputs, nodes in zip(entries, sizes[:-1], sizes[1:], strict=True):
+            bound = np.sqrt((2 if g.name == "sigmoid" else 6) / (inputs + nodes))
+            weights.append(rng.uniform(-bound, bound, (inputs, nodes)).T)
+            biases.append(rng.uniform(-bound, bound, nodes))
+        net = MLP(sizes, self._activations(len(sizes) - 2), device=backend, dtype=dtype)
+        net.set_parameters(weights, biases)
+        return net
+
+    def _start(self, net: MLP) -> None:
+        """Forget what was learned."""
+        self._take(net)
+        self.n_iter_, self.t_, self.n_layers_ = 0, 0, len(net.layer_sizes)
+        out = self._output_activation()
+        self.out_activation_ = SKLEARN_NAMES.get(out, out)
+        for name in NOTES:
+            self.__dict__.pop(name, None)
+
+    def _activations(self, hidden: int) -> tuple[Activation, ...]:
+        return (*self._entries(hidden)[:-1], find_activation(self._output_activation()))
+
+    def _entries(self, hidden: int) -> list[Activation]:
+        """Return the hidden layers' activations, and one more: initial weights depend on them.
+
+        The last layer's weights are drawn for the activation of a hidden layer.
+        """
+        given = self.activation
+        if not isinstance(given, list | tuple):
+            given = [given] * (hidden + 1)
+        elif len(given) == hidden:
+            given = [*given, *(given[-1:] or ["identity"])]
+        else:
+            raise ShapeError(
+                f"activation is a list of {len(given)}; expected one for each of the {hidden} "
+                "hidden layers"
+            )
+        return [
+            LeakyReLU(self.leak) if g == "leaky_relu" else find_activation(CORE_NAMES.get(g, g))
+            for g in given
+        ]
+
+    def _dtype(self, x: Any) -> np.dtype[Any]:
+        if self.dtype is not None:
+            return float_dtype(self.dtype)
+        # The line search of L-BFGS takes differences of losses that are nearly equal.
+        wide = self.solver == "lbfgs" or "float32" not in str(x.dtype)
+        return np.dtype("float64" if wide else "float32")
+
+    def _check_samples(self, X: Any, y: Any, backend: Backend, *, anew: bool) -> tuple[Any, Any]:
+        """Return X and y as scikit-learn checks them; on a GPU the network does, later."""
+        if on_gpu(X):
+            X, y = validate_data(self, X, y, skip_check_array=True, reset=anew)
+            with backend.computing():
+                y = backend.xp.asarray(y)
+            return X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            multi_output=True,
+            y_numeric=not is_classifier(self),
+            dtype=(np.float64, np.float32) if self.dtype is None else float_dtype(self.dtype),
+            reset=anew,
+        )
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _weights(self, y: Any, sample_weight: Any, backend: Backend) -> NDArray[np.float64] | None:
+        """Return how much each sample counts, on the CPU; None if all the same."""
+        if sample_weight is None:
+            return None
+        rows = np.empty((y.shape[0], 1))
+        return np.asarray(_check_sample_weight(on_cpu(sample_weight, backend), rows))
+
+    def _outputs(self, X: Any) -> Array:
+        """Return the network's outputs, shape (n, outputs), where X is."""
+        check_is_fitted(self)
+        if not on_gpu(X):
+            X = validate_data(self, X, accept_sparse="csr", reset=False)
+        return outputs_of(self.network_, X)
+
+    def _for_metric(self, X: Any, *values: Any) -> tuple[Any, ...]:
+        """Return a metric's arguments on the CPU: y and the prediction for X."""
+        return tuple(on_cpu(v, self.network_.backend) for v in (self.predict(X), *values))
+
+    def score_of(self, net: MLP, held_out: Samples) -> float:
+        """Return the score of a network that is being trained."""
+        to_numpy = net.backend.to_numpy
+        outputs, targets = outputs_of(net, held_out.x), held_out.y
+        return self._score_outputs(to_numpy(outputs), to_numpy(targets), held_out.weights)
+
+    @abstractmethod
+    def predict(self, X: Any) -> Array:
+        """Return the predictions for X."""
+
+    @abstractmethod
+    def _loss(self) -> Loss:
+        """Return the loss to minimise."""
+
+    @abstractmethod
+    def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
+        """Return the targets, shape (n, outputs), where y is: on a device, or on the CPU."""
+
+    @abstractmethod
+    def _score_outputs(
+        self, outputs: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
+    ) -> float:
+        """Return the score of outputs that the network gave."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def on_cpu(values: Any, backend: Backend) -> Any:
+    """Bring an array from a GPU to the CPU; return anything else as it is."""
+    return backend.to_numpy(backend.xp.asarray(values)) if on_gpu(values) else values
+
+
+def learns_in_steps(estimator: BaseMLP) -> bool:
+    """Return True if the solver learns batch by batch; raise AttributeError if it does not."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+        )
+    return True

@@ -1,0 +1,165 @@
+"""Where the estimators' batches come from: rows with weights, and rows of sparse matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP, PIECE
+from backprop_gpu.steps import ArrayBatches, Batches
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is learned from.
+
+    Attributes
+    ----------
+    x : array or sparse matrix, shape (n, inputs)
+        An array on the device, or a sparse matrix in CSR format.
+    y : array, shape (n, outputs)
+        The targets, on the device.
+    weights : ndarray or None, shape (n,)
+        How much each sample counts, on the CPU.
+    """
+
+    x: Any
+    y: Array
+    weights: NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        return int(self.y.shape[0])
+
+    def take(self, rows: NDArray[np.int64], backend: Backend) -> Samples:
+        """Return some of the samples."""
+        on_device = backend.asarray(rows, np.dtype(np.int64))
+        x = self.x[rows if is_sparse(self.x) else on_device]
+        weights = None if self.weights is None else self.weights[rows]
+        return Samples(x, self.y[on_device], weights)
+
+    def targets(self, backend: Backend) -> Array:
+        """Return y, with the weights as one more column if there are any."""
+        if self.weights is None:
+            return self.y
+        weights = self.weights * (len(self) / self.weights.sum())
+        column = backend.asarray(weights[:, None], self.y.dtype)
+        return backend.xp.concatenate([self.y, column], axis=1)
+
+    def weight_sums(self, order: NDArray[np.int64], batch_size: int) -> NDArray[np.float64]:
+        """Return how much the batches of an epoch count: as many samples, if there are no weights.
+
+        Raises
+        ------
+        ZeroDivisionError
+            If the weights of a batch sum to zero.
+        """
+        starts = np.arange(0, len(self), batch_size)
+        if self.weights is None:
+            return np.diff(starts, append=len(self)).astype(np.float64)
+        sums = np.add.reduceat(self.weights[order], starts)
+        if not sums.all():
+            raise ZeroDivisionError(
+                "Weights sum to zero, can't be normalized: those of a batch; leave out samples "
+                "of weight 0, or raise batch_size"
+            )
+        return sums
+
+
+def is_sparse(x: Any) -> bool:
+    """Return whether this is a matrix or array of SciPy's sparse formats."""
+    return hasattr(x, "toarray")
+
+
+def dense(x: Any, backend: Backend, dtype: np.dtype[Any]) -> Array:
+    """Return a matrix, sparse or not, as an array on the device."""
+    return backend.asarray(x.toarray() if is_sparse(x) else x, dtype)
+
+
+def check_data(net: MLP, x: Any, y: Array, loss: Loss) -> tuple[Any, Array]:
+    """Check inputs and targets; bring them to the network's device, but for sparse inputs."""
+    if not is_sparse(x):
+        return net.check_data(x, y, loss)
+    y = net.backend.asarray(y, net.dtype)
+    loss.check_targets(y, net.backend.xp)
+    return x, y
+
+
+def outputs_of(net: MLP, x: Any) -> Array:
+    """Return a network's outputs; few rows of a sparse matrix are dense at a time."""
+    if not is_sparse(x):
+        return net(x)
+    step = max(1, PIECE // x.shape[1])
+    pieces = [net(x[start : start + step].toarray()) for start in range(0, x.shape[0], step)]
+    return np.concatenate(pieces)
+
+
+class SparseBatches:
+    """Batches of a CSR matrix: the rows of one batch at a time are dense."""
+
+    def __init__(
+        self,
+        x: Any,
+        y: Array,
+        batch_size: int,
+        order: Callable[[int], NDArray[np.int64]],
+        backend: Backend,
+    ) -> None:
+        self.x, self.y, self.batch_size, self._order = x, y, batch_size, order
+        self.per_epoch: int | None = -(-x.shape[0] // batch_size)
+        self._backend = backend
+        shapes = (batch_size, x.shape[1]), (batch_size, y.shape[1])
+        self._arrays = backend.empty(shapes[0], y.dtype), backend.empty(shapes[1], y.dtype)
+
+    def arrays(self) -> tuple[Array, Array]:
+        return self._arrays
+
+    def load(self, step: int) -> int:
+        epoch, i = divmod(step, self.per_epoch or 1)
+        rows = self._order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
+        x, y = (array[: len(rows)] for array in self._arrays)
+        x[...] = dense(self.x[rows], self._backend, y.dtype)
+        self._backend.gather(self.y, self._backend.asarray(rows, rows.dtype), y)
+        return len(rows)
+
+
+class WeightedBatches:
+    """Batches whose weights, the last column of their targets, are 1 on average in each."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.batch_size, self.per_epoch = batches.batch_size, batches.per_epoch
+
+    def arrays(self) -> tuple[Array, Array]:
+        return self._batches.arrays()
+
+    def load(self, step: int) -> int:
+        count = self._batches.load(step)
+        weights = self.arrays()[1][:count, -1]
+        weights *= count / weights.sum()
+        return count
+
+
+def batches_of(
+    samples: Samples,
+    batch_size: int,
+    order: Callable[[int], NDArray[np.int64]],
+    backend: Backend,
+) -> Batches:
+    """Return the samples' batches, in the order that an epoch has."""
+    batches: Batches
+    if is_sparse(samples.x):
+        batches = SparseBatches(samples.x, samples.targets(backend), batch_size, order, backend)
+    else:
+
+        def on_device(epoch: int) -> Array:
+            return backend.asarray(order(epoch), np.dtype(np.int64))
+
+        batches = ArrayBatches(samples.x, samples.targets(backend), batch_size, on_device, backend)
+    return batches if samples.weights is None else WeightedBatches(batches)

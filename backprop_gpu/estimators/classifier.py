@@ -1,0 +1,210 @@
+"""`MLPClassifier`, as scikit-learn's."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+    type_of_target,
+    unique_labels,
+)
+
+from backprop_gpu.arrays import Array, ArrayModule, on_gpu
+from backprop_gpu.backends import Backend, NumpyBackend
+from backprop_gpu.errors import DomainError
+from backprop_gpu.estimators.base import BaseMLP, learns_in_steps, on_cpu
+from backprop_gpu.estimators.batches import is_sparse
+from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
+from backprop_gpu.losses import Loss, find_loss
+
+
+@dataclass(eq=False, repr=False)
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron that predicts classes: scikit-learn's, on the CPU or a GPU.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, solver, alpha, ..., max_fun
+        What they are in `sklearn.neural_network.MLPClassifier`, with the same defaults.
+    loss : {"log_loss"} or Loss, or a name of a core loss
+    class_weight : dict, list of dict or "balanced", optional
+        How much the samples of each class count; "balanced": all classes the same together.
+    device, dtype, activation, leak, callbacks
+        As in `MLPRegressor`.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The classes, in the order of the columns of `predict_proba`.
+    coefs_, intercepts_, network_, ...
+        As in `MLPRegressor`.
+
+    Notes
+    -----
+    With the same `random_state` the model is scikit-learn's to rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from backprop_gpu.estimators import MLPClassifier
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> y = np.where(x[:, 0] * x[:, 1] > 0, "same", "different")
+    >>> model = MLPClassifier(solver="lbfgs", random_state=0, device="cpu").fit(x, y)
+    >>> model.predict([[1, 2], [1, -2]]).tolist()
+    ['same', 'different']
+    """
+
+    hidden_layer_sizes: Any = (100,)
+    activation: Any = "relu"
+    _: KW_ONLY
+    loss: str | Loss = "log_loss"
+    class_weight: Any = None
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable classes.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (n, inputs)
+
+        Returns
+        -------
+        array, shape (n,) or (n, labels)
+            A CuPy array for an array in GPU memory, a NumPy array for everything else.
+        """
+        outputs, backend = self._outputs(X), self._backend_of(X)
+        with backend.computing():
+            decided = self._decide(backend.xp, outputs)
+            if self._several:
+                return decided
+            decided = decided.clip(0, len(self.classes_) - 1)  # there may be one class
+            return backend.xp.asarray(self.classes_)[decided]
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of every class, shape (n, classes); X as in `predict`."""
+        outputs, backend = self._outputs(X), self._backend_of(X)
+        if outputs.shape[1] > 1:
+            return outputs
+        with backend.computing():
+            return backend.xp.concatenate([1 - outputs, outputs], axis=1)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithms of `predict_proba`."""
+        probabilities, backend = self.predict_proba(X), self._backend_of(X)
+        with backend.computing():
+            return backend.xp.log(probabilities, out=probabilities)
+
+    @available_if(learns_in_steps)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train for one epoch, on from what was learned before.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : array_like, optional
+            All classes that there will ever be; needed in the first call.
+        """
+        if self.class_weight == "balanced":
+            raise DomainError(
+                "class_weight='balanced' needs all samples at once, and partial_fit gets some; "
+                "give a dict of weights"
+            )
+        if _check_partial_fit_first_call(self, classes):
+            self._several = _has_several_labels(y)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of right predictions for X."""
+        predicted, y, weights = self._for_metric(X, y, sample_weight)
+        return float(accuracy_score(y, predicted, sample_weight=weights))
+
+    def _loss(self) -> Loss:
+        if self.loss == "log_loss":
+            return LOG_LOSS if self._output_activation() == "softmax" else BINARY_LOG_LOSS
+        return find_loss(self.loss)
+
+    def _output_activation(self) -> str:
+        return "sigmoid" if self._several or len(self.classes_) <= 2 else "softmax"
+
+    def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
+        if y.ndim == 2:  # a column for every label
+            known = np.eye(y.shape[1], dtype=int) if on_device else y
+            self._learn_classes(known, several=True, incremental=incremental)
+            return y.toarray() if is_sparse(y) else y
+        backend = on_device or NumpyBackend()
+        with backend.computing():
+            known = backend.to_numpy(backend.xp.unique(y)) if on_device else y
+            self._learn_classes(known, several=False, incremental=incremental)
+            classes = backend.xp.asarray(self.classes_)
+            if len(classes) == 1:
+                return backend.xp.zeros((len(y), 1), bool)
+            return y[:, None] == (classes if len(classes) > 2 else classes[1:])
+
+    def _learn_classes(self, y: Any, *, several: bool, incremental: bool) -> None:
+        """Find the classes; or check that there are no others, if training goes on."""
+        classes = unique_labels(y)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            check_classification_targets(y)
+            self.classes_, self._several = classes, several
+        elif self.warm_start:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous "
+                    f"call to fit. Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif not np.isin(classes, self.classes_).all():
+            raise ValueError(
+                "`y` has classes not in `self.classes_`. "
+                f"`self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+
+    def _weights(self, y: Any, sample_weight: Any, backend: Backend) -> NDArray[np.float64] | None:
+        weights = super()._weights(y, sample_weight, backend)
+        if self.class_weight is None:
+            return weights
+        by_class = compute_sample_weight(self.class_weight, on_cpu(y, backend))
+        return np.asarray(by_class if weights is None else weights * by_class)
+
+    def _backend_of(self, X: Any) -> Backend:
+        """Return what computes on predictions for X."""
+        return self.network_.backend if on_gpu(X) else NumpyBackend()
+
+    def _decide(self, xp: ArrayModule, outputs: Array) -> Array:
+        """Return the index of every sample's class; 0 or 1 for every label of several."""
+        if self._output_activation() == "softmax":
+            return outputs.argmax(axis=1)
+        decided = (outputs > 0.5).astype(xp.int64)
+        return decided if self._several else decided[:, 0]
+
+    def _score_outputs(
+        self, outputs: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
+    ) -> float:
+        decided, right = self._decide(np, outputs), self._decide(np, targets)
+        return float(accuracy_score(right, decided, sample_weight=weights))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _has_several_labels(y: Any) -> bool:
+    if on_gpu(y):
+        return len(y.shape) == 2 and y.shape[1] > 1
+    return bool(type_of_target(y).startswith("multilabel"))

@@ -1,0 +1,121 @@
+"""`MLPRegressor`, as scikit-learn's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.metaestimators import available_if
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.errors import DomainError
+from backprop_gpu.estimators.base import BaseMLP, learns_in_steps
+from backprop_gpu.estimators.losses import POISSON, SQUARED_ERROR
+from backprop_gpu.losses import Loss, find_loss
+
+SKLEARN_LOSSES = {entry.name: entry for entry in (SQUARED_ERROR, POISSON)}
+
+
+@dataclass(eq=False, repr=False)
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron that predicts numbers: scikit-learn's, on the CPU or a GPU.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "poisson"} or Loss, or a name of a core loss
+        A core loss decides the last layer's activation: the one it is canonical for, or identity.
+    hidden_layer_sizes : int or sequence of int
+    activation : {"identity", "logistic", "tanh", "relu"}, Activation, name of a core one, or list
+        Of the hidden layers; a list has one for each.
+    solver, alpha, ..., max_fun
+        What they are in `sklearn.neural_network.MLPRegressor`, with the same defaults. But for
+        `momentum`, which has to be below 1.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        Where the network lives and learns; "auto" takes a GPU if there is a usable one.
+    dtype : {"float32", "float64"}, optional
+        What is computed in. Default: as scikit-learn, float32 for float32 data (but not with
+        "lbfgs"), float64 for all others.
+    leak : float
+        The slope of ``activation="leaky_relu"`` for z <= 0.
+    callbacks : sequence of callable (Epoch) -> bool or None
+        Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : list of ndarray
+        Weights, shape (inputs, nodes), and biases of every layer. They can be changed and assigned.
+    network_ : MLP
+        The network itself, for `save`, `explain` and everything else in this library.
+    loss_, loss_curve_, n_iter_, t_, out_activation_, ...
+        All that scikit-learn's has.
+
+    Notes
+    -----
+    With the same `random_state` it draws what scikit-learn draws, so that the model is
+    scikit-learn's to rounding. That includes the gradient of "squared_error" for several outputs,
+    which is as many times too large for the loss that is reported as there are outputs
+    (scikit-learn's issue 8349). The core's ``loss="mse"`` has the gradient of what it reports.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from backprop_gpu.estimators import MLPRegressor
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = MLPRegressor(hidden_layer_sizes=20, solver="lbfgs", random_state=0, device="cpu")
+    >>> model.fit(x, np.sin(3 * x[:, 0])).score(x, np.sin(3 * x[:, 0])) > 0.99
+    True
+    """
+
+    loss: str | Loss = "squared_error"
+    hidden_layer_sizes: Any = (100,)
+    activation: Any = "relu"
+
+    def predict(self, X: Any) -> Array:
+        """Return the predictions for X.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (n, inputs)
+
+        Returns
+        -------
+        array, shape (n,) or (n, outputs)
+            A CuPy array for an array in GPU memory, a NumPy array for everything else.
+        """
+        outputs = self._outputs(X)
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    @available_if(learns_in_steps)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch, on from what was learned before; arguments as in `fit`."""
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination R^2 of the predictions for X."""
+        predicted, y, weights = self._for_metric(X, y, sample_weight)
+        return float(r2_score(y, predicted, sample_weight=weights))
+
+    def _loss(self) -> Loss:
+        if isinstance(self.loss, str) and self.loss in SKLEARN_LOSSES:
+            return SKLEARN_LOSSES[self.loss]
+        return find_loss(self.loss)
+
+    def _output_activation(self) -> str:
+        return self._loss().canonical or "identity"
+
+    def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
+        if self._loss() is POISSON and (y < 0).any():
+            raise DomainError("y has values below 0; the loss 'poisson' is of counts")
+        return y[:, None] if y.ndim == 1 else y
+
+    def _score_outputs(
+        self, outputs: NDArray[Any], targets: NDArray[Any], weights: NDArray[np.float64] | None
+    ) -> float:
+        if not np.isfinite(outputs).all():
+            return float("nan")
+        return float(r2_score(targets, outputs, sample_weight=weights))
