@@ -49,8 +49,7 @@ from backprop_gpu.sklearn_import import from_sklearn
 from backprop_gpu.stopping import EarlyStopping
 from backprop_gpu.textbook import textbook
 from backprop_gpu.training import train
-
-__version__ = "0.1.0"
+from backprop_gpu.version import __version__ as __version__
 
 __all__ = [
     "MLP",

@@ -34,7 +34,7 @@ class Feed:
         backend: Backend,
         dtype: np.dtype[Any],
     ) -> None:
-        self.stream = stream
+        self.stream, self.samples = stream, stream.samples
         # Each of an iterable's batches has its own size, and each epoch its own number of them.
         self.per_epoch = None if stream.batch_size is None else stream.per_epoch
         self._columns, self._backend, self._dtype = columns, backend, dtype

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from backprop_gpu.errors import (
 )
 from backprop_gpu.running import Run
 from backprop_gpu.stopping import BestEpoch
+from backprop_gpu.version import __version__
 
 HISTORY = ("loss", "validation_loss", "learning_rate")
 
@@ -38,16 +40,14 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : path
-        Made if it isn't there.
+    folder : path or None
+        Made if it isn't there. With None there are no checkpoints.
     every : float
         After how many epochs one is written; 0.1 is ten times an epoch.
     keep : int
         How many of the newest stay.
     resume : bool
         Whether to go on from what is there. Without it, checkpoints in the folder are an error.
-    identity : mapping
-        What has to be the same for a run to go on: the loss, the optimizer, the batch size, ...
 
     Raises
     ------
@@ -57,19 +57,21 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None,
         every: float,
         keep: int,
         resume: bool,
-        identity: Mapping[str, Any],
     ) -> None:
-        self.folder, self.identity = Path(folder), dict(identity)
+        self._identity: dict[str, Any] = {}
         self.every = check_positive("checkpoint_every", every)
         self.keep = check_count("checkpoint_keep", keep)
         self._current: Path | None = None  # what this run wrote last, or began with
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            found = self._files()
+            found = _files(self.folder)
             if found and not resume:
                 raise FileFormatError(
                     f"{self.folder} holds checkpoints of an earlier run ({found[-1].name}); go on "
@@ -84,10 +86,14 @@ class Checkpoints:
 
     def steps_between(self, per_epoch: int | None) -> int | None:
         """Return after how many steps one is due; None where an epoch's end has to be awaited."""
-        return None if per_epoch is None else max(1, round(self.every * per_epoch))
+        if self.folder is None or per_epoch is None:
+            return None
+        return max(1, round(self.every * per_epoch))
 
     def write_if_due(self, run: Run, best: BestEpoch | None, *, last: bool = False) -> None:
         """Write a checkpoint if it is time for one, or if it is the last."""
+        if self.folder is None:
+            return
         steps = self.steps_between(run.path.batches.per_epoch)
         if steps is None:
             due = not run.losses and len(run.history.loss) % max(1, round(self.every)) == 0
@@ -96,17 +102,17 @@ class Checkpoints:
         path = self.folder / f"step-{run.step:012}.safetensors"
         if not (due or last) or path == self._current or not _is_finite(run):
             return
-        _write(path, run, best, self.identity)
+        _write(path, run, best, self._identity)
         self._current = path
         # A later one is there if it can't be read, and says nothing about those before it.
-        for old in [file for file in self._files() if file <= path][: -self.keep]:
+        for old in [file for file in _files(self.folder) if file <= path][: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def restore(self, run: Run, best: BestEpoch | None) -> None:
+    def restore(self, run: Run, best: BestEpoch | None, **identity: Any) -> None:
         """Bring a run to where the newest checkpoint that can be read was written.
 
         If there is none, the first is written: what keeps it from being written shows before
-        anything is trained.
+        anything is trained. `identity` is what has to be the same for a run to go on.
 
         Raises
         ------
@@ -115,8 +121,11 @@ class Checkpoints:
         DomainError
             If they are of another run.
         """
+        if self.folder is None:
+            return
+        self._identity = _identity_of(run, **identity)
         problems: list[str] = []
-        for path in reversed(self._files()):
+        for path in reversed(_files(self.folder)):
             try:
                 saved = read(path, device=run.path.net.backend)
                 self._check(path, saved)
@@ -136,18 +145,28 @@ class Checkpoints:
         theirs = saved.notes.get("run")
         if not isinstance(theirs, dict):
             raise FileFormatError(f"{path} is a network, but no checkpoint of a training run")
-        for name, value in self.identity.items():
+        for name, value in self._identity.items():
             if theirs.get(name) != value:
                 raise DomainError(
                     f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
                     f"{value}; make them the same, or choose another folder"
                 )
 
-    def _files(self) -> list[Path]:
-        return sorted(file for file in self.folder.glob("step-*.safetensors") if file.is_file())
+
+def path_of_newest(folder: str | os.PathLike[str]) -> Any:
+    """Return which way the steps of a folder's newest checkpoint were run; None without one."""
+    for file in reversed(_files(Path(folder))):
+        with suppress(FileFormatError):
+            run = read(file, device="cpu").notes.get("run")
+            return run.get("path") if isinstance(run, dict) else None
+    return None
 
 
-def identity_of(run: Run, loss: str, **others: Any) -> dict[str, Any]:
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("step-*.safetensors") if file.is_file())
+
+
+def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
     """Return what has to be the same for a run to go on; numbers and text, as JSON has them."""
     net, path = run.path.net, run.path
     # A function has no name but its address, which is another one in every process.
@@ -157,7 +176,6 @@ def identity_of(run: Run, loss: str, **others: Any) -> dict[str, Any]:
         "activations": [str(g) for g in net.activations],
         "dtype": net.dtype.name,
         **others,
-        "loss": loss,
         "optimizer": optimizer,
         "batch_size": path.batches.batch_size,
         "per_epoch": path.batches.per_epoch,
@@ -171,7 +189,7 @@ def _write(path: Path, run: Run, best: BestEpoch | None, identity: Mapping[str, 
     }
     arrays |= {f"history.{name}": np.array(getattr(history, name), float) for name in HISTORY}
     arrays |= {"losses": np.array(run.losses, float), "counts": np.array(run.counts, np.int64)}
-    notes: dict[str, Any] = {"run": identity, "step": run.step}
+    notes: dict[str, Any] = {"run": identity, "step": run.step, "version": __version__}
     if run.losses:  # what the epoch began with
         arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
     if best is not None and best.parameters is not None:

@@ -81,6 +81,9 @@ class Run:
             count = self._next_count(size, epochs, one_by_one)
             if stop_every is not None:
                 count = min(count, stop_every - self.step % stop_every)
+                per_epoch = self.path.batches.per_epoch
+                if per_epoch is not None and count > per_epoch:
+                    count -= count % per_epoch  # what an epoch begins with is kept
             steps = range(self.step, self.step + count)
             before = time.perf_counter()
             self._advance(steps, epochs)

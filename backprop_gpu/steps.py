@@ -71,7 +71,7 @@ class ArrayBatches:
         order: Callable[[int], Array | None],
         backend: Backend,
     ) -> None:
-        self.x, self.y, self.backend = x, y, backend
+        self.x, self.y, self.backend, self.samples = x, y, backend, len(x)
         self.batch_size = min(batch_size, len(x))
         self.per_epoch: int = -(-len(x) // self.batch_size)
         self._order_of, self._epoch, self._order = order, -1, None

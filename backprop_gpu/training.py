@@ -26,7 +26,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.plan import PathName, plan
-from backprop_gpu.resuming import Checkpoints, identity_of
+from backprop_gpu.resuming import Checkpoints, path_of_newest
 from backprop_gpu.running import Path, Run
 from backprop_gpu.steps import ArrayBatches, Steps, clipping, shuffled_batches
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
@@ -144,6 +144,8 @@ def train(
         if limit is not None:
             check_positive(name, limit)
     _check_helpers(optimizer, validation, early_stopping, callbacks)
+    if resume and checkpoint is None:
+        raise DomainError("resume=True needs checkpoint=, the folder to go on from")
     net.check_parameters()
     order_seed = seed if shuffle else None
     stream = feed(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
@@ -151,15 +153,15 @@ def train(
     if stream is None:
         x, y = net.check_data(x, y, entry)
         batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
-        samples: int | None = len(x)
     else:
-        batches, samples = stream, stream.stream.samples
+        batches = stream
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
-
     clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
+    if path == "auto" and resume and checkpoint is not None:
+        path = path_of_newest(checkpoint) or path
     chosen = plan(
         net,
-        samples=samples or 1,
+        samples=batches.samples or 1,
         loss=entry,
         optimizer=optimizer,
         epochs=epochs,
@@ -185,27 +187,27 @@ def train(
             keep_a = clip_sample_norm is not None
             steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
         run = Run(steps, history)
-        checkpoints = None
-        if checkpoint is not None:
-            identity = identity_of(run, entry.name, samples=samples, seed=seed, shuffle=shuffle)
-            checkpoints = Checkpoints(
-                checkpoint, checkpoint_every, checkpoint_keep, resume, identity
-            )
-            checkpoints.restore(run, watch.best)
+        checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume)
+        checkpoints.restore(
+            run,
+            watch.best,
+            **{"loss": entry.name, "path": chosen.path, "samples": batches.samples},
+            **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle, **limits},
+            validation=held_out and len(held_out[0]),
+            early_stopping=repr(early_stopping),
+        )
         for _ in run.chunks(
             0 if watch.stopped_before(history) else epochs,
             one_by_one=watch.every_epoch,
-            stop_every=checkpoints.steps_between(batches.per_epoch) if checkpoints else None,
+            stop_every=checkpoints.steps_between(batches.per_epoch),
         ):
             advance(run)
             stops = not run.losses and watch.wants_to_stop(history, steps.safe.parameters)
-            if checkpoints is not None:
-                checkpoints.write_if_due(run, watch.best)
+            checkpoints.write_if_due(run, watch.best)
             if stops:
                 break
         run.check_last_update()
-        if checkpoints is not None:
-            checkpoints.write_if_due(run, watch.best, last=True)
+        checkpoints.write_if_due(run, watch.best, last=True)
         watch.finish(history)
     history.seconds = time.perf_counter() - started
     return history

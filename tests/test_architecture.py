@@ -27,7 +27,7 @@ LAYERS = (
     {"compiled", "data"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "figures", "files", "shuffle", "special", "text_table", "timing"},
+    {"errors", "arrays", "figures", "files", "shuffle", "special", "text_table", "timing", "version"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
