@@ -37,7 +37,7 @@ from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.onnx_export import export_onnx
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
-from backprop_gpu.plan import Plan, plan
+from backprop_gpu.planning import Plan, plan
 from backprop_gpu.schedules import (
     CosineDecay,
     ExponentialDecay,

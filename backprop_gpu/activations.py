@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache, cached_property
+from functools import cache
 from numbers import Real
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ class Activation:
             raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
         object.__setattr__(self, "kinks", tuple(self.kinks))
 
-    @cached_property
+    @property
     def in_place(self) -> bool:
         """Whether `function` and `derivative` can fill an array that they are given.
 

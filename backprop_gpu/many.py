@@ -14,7 +14,7 @@ from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.plan import PathName, cores, plan
+from backprop_gpu.planning import PathName, cores, plan
 from backprop_gpu.training import train
 
 

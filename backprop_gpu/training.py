@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
     DomainError,
@@ -25,7 +27,7 @@ from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.plan import PathName, plan
+from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints, path_of_newest
 from backprop_gpu.running import Path, Run
 from backprop_gpu.steps import ArrayBatches, Steps, clipping, shuffled_batches
@@ -179,11 +181,17 @@ def train(
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
-        steps: Path
+        steps: Path | None = None
         if chosen.path == "compiled" and isinstance(batches, ArrayBatches):
-            threads = chosen.threads or 1
-            steps = CompiledSteps(net, batches, entry, optimizer, order_seed, threads)
-        else:
+            try:
+                threads = chosen.threads or 1
+                steps = CompiledSteps(net, batches, entry, optimizer, order_seed, threads)
+            except CompileError as error:
+                if path == "compiled":
+                    raise
+                warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=2)
+                history.path = "steps"
+        if steps is None:
             keep_a = clip_sample_norm is not None
             steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
         run = Run(steps, history)
@@ -191,7 +199,7 @@ def train(
         checkpoints.restore(
             run,
             watch.best,
-            **{"loss": entry.name, "path": chosen.path, "samples": batches.samples},
+            **{"loss": entry.name, "path": history.path, "samples": batches.samples},
             **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle, **limits},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),

@@ -17,7 +17,7 @@ LAYERS = (
     {"estimators"},
     {"many"},
     {"training", "resuming", "checkpoint", "textbook"},
-    {"plan", "running", "history", "stopping"},
+    {"planning", "running", "history", "stopping"},
     {"feed", "compiled_steps", "steps", "workspace"},
     {"onnx_export", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
@@ -27,7 +27,8 @@ LAYERS = (
     {"compiled", "data"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "figures", "files", "shuffle", "special", "text_table", "timing", "version"},
+    {"errors", "arrays", "files", "shuffle", "special", "timing", "version"}
+    | {"figures", "text_table"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {

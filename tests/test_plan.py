@@ -67,6 +67,24 @@ def test_without_a_compiler(monkeypatch):
         planned(path="compiled")
 
 
+@needs_compiler
+def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch):
+    wrong = bp.Activation(
+        "wrong",
+        lambda xp, z: z + 0,
+        lambda xp, a: xp.ones_like(a),
+        "a",
+        cuda="z +",
+        cuda_derivative="1",
+    )
+    monkeypatch.setattr("backprop_gpu.planning.WORTH_COMPILING", 0.0)
+    net = bp.MLP([3, 2], [wrong], device="cpu")
+    with pytest.warns(UserWarning, match="(?s)could not compile.*NumPy runs the steps instead"):
+        assert bp.train(net, *data(), epochs=2).path == "steps"
+    with pytest.raises(RuntimeError, match="could not compile"):
+        bp.train(net, *data(), epochs=2, path="compiled")
+
+
 def test_the_history_says_which_way_it_went():
     assert bp.train(network(), *data()).path == "steps"
 

@@ -110,9 +110,9 @@ def train(
     --target names what to predict and all other columns are inputs.
 
     Activations are leaky_relu (with a slope: leaky_relu:0.1), relu, sigmoid, tanh, gelu, silu,
-    softplus, exp, softmax and identity. Give one for all hidden layers, or a list with one for every
-    hidden layer, with or without one for the last. By default hidden layers have leaky_relu, and
-    the last what suits the loss.
+    softplus, exp, softmax and identity. Give one for all hidden layers, or a list with one for
+    every hidden layer, with or without one for the last. By default hidden layers have leaky_relu,
+    and the last what suits the loss.
 
     If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
     """

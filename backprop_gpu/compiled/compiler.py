@@ -26,10 +26,12 @@ class CompileError(RuntimeError, ValueError):
 
 
 # Values that are not finite have to be seen, and rounding has to stay where it is written: no
-# -ffast-math. What these two give up is errno and the flags of floating-point exceptions.
+# -ffast-math. What is given up is errno and the flags of floating-point exceptions. Packing scalars
+# into vectors (slp) made the textbook's steps 7% slower.
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread", "-w"),
+    *("-fno-tree-slp-vectorize", "-fno-exceptions", "-fno-rtti"),
+    *("-fPIC", "-shared", "-pthread", "-w"),
 )
 NATIVE = ("-march=native",)  # not every compiler knows it for every processor
 
