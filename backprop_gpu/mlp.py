@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ from backprop_gpu.summary import summarize
 
 # Predictions are made for so many rows at a time that no layer has more entries than this.
 PIECE = 1 << 24
+
+# The memory of forward passes on few samples is kept, so that the next need not ask for it: of
+# passes with no more numbers than this, and of no more different numbers of samples.
+RECORDED, MOST_RECORDED = 1 << 18, 4
 
 
 class MLP:
@@ -103,6 +107,7 @@ class MLP:
             for W, b, g in zip(*split_parameters(self.parameters, shapes), entries, strict=True)
         )
         self.set_parameters(weights, [np.zeros(nodes) for nodes, _ in shapes])
+        self._recorded: dict[int, tuple[Trace, Callable[[], None]]] = {}
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -186,9 +191,9 @@ class MLP:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
         stays = on_gpu(x)
         x = self._inputs(x)
-        if len(x) * max(self.layer_sizes) <= PIECE:
-            trace = self._forward(x, [False] * len(self.layers))
-            return trace.output if stays else self.backend.to_numpy(trace.output)
+        if len(x) * sum(self.layer_sizes) <= RECORDED:
+            output = self._recorded_output(x)
+            return output if stays else self.backend.to_numpy(output)
         output = self.backend.empty((len(x), self.layer_sizes[-1]), self.dtype)
         with self.backend.computing():
             for rows, trace in self._forward_in_pieces(x):
@@ -264,6 +269,25 @@ class MLP:
                 self.backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
                 total += float(C[0]) * (len(trace.output) / len(x))
         return total
+
+    def _recorded_output(self, x: Array) -> Array:
+        """Repeat the forward pass on as many samples that was recorded, or record one."""
+        n = len(x)
+        with self.backend.computing(2.0 * n * self.weight_count):
+            # Whoever computes has it alone: another thread finds nothing, and records its own.
+            recorded = self._recorded.pop(n, None) or self._record_forward(n)
+            trace, replay = recorded
+            trace.a[0][...] = x
+            replay()
+            output = trace.output.copy()
+        if len(self._recorded) < MOST_RECORDED:
+            self._recorded[n] = recorded
+        return output
+
+    def _record_forward(self, n: int) -> tuple[Trace, Callable[[], None]]:
+        x = self.backend.empty((n, self.layer_sizes[0]), self.dtype)
+        trace = self.new_trace(x, keep_z=[False] * len(self.layers))
+        return trace, self.backend.record(lambda backend: feed_forward(backend, self.layers, trace))
 
     def _forward(self, x: Array, keep_z: Sequence[bool] | None) -> Trace:
         trace = self.new_trace(x, keep_z=keep_z)
