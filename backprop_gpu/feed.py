@@ -10,7 +10,7 @@ import numpy as np
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.data import IteratedBatches, StreamedBatches, is_streamed
-from backprop_gpu.errors import DomainError
+from backprop_gpu.errors import DomainError, DtypeError
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 
@@ -100,6 +100,11 @@ def feed(
     }
     stream: StreamedBatches | IteratedBatches
     if y is None:
+        if hasattr(x, "shape"):
+            raise DtypeError(
+                f"y is None; expected the targets of x, an array of real numbers of shape "
+                f"(samples, {columns[1]}), or an iterable of batches (x, y) in the place of x"
+            )
         stream = IteratedBatches(x, **common)
         if batch_size is not None:
             raise DomainError(

@@ -51,6 +51,8 @@ def test_data_that_are_not_finite_are_refused(values, backend):
 @pytest.mark.parametrize("g", EVERY, ids=str)
 @pytest.mark.parametrize("size", [1e4, 1e30])
 def test_saturated_layers_pass_on_finite_gradients(g, size, backend, dtype):
+    if g.name == "exp":
+        pytest.skip("it does not saturate: e^10000 is infinite")
     net = bp.MLP([2, 3, 2], [g, "sigmoid"], device=backend, dtype=dtype)
     random = np.random.default_rng(3)
     net.weights[0][...] = net.backend.asarray(size * random.choice([-1, 1], (3, 2)), dtype)
