@@ -10,7 +10,7 @@ CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
 .NOTPARALLEL:
-.PHONY: help run test bench bench-peers lint format types docs browser wheel clean
+.PHONY: help run test bench bench-gpu bench-peers lint format types docs browser wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -26,6 +26,9 @@ bench: .venv/.dev  ## Time the library beside its matrix products
 
 bench-peers: .venv/.dev .venv/.peers  ## Time what a user could take instead, too
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-gpu: .venv/.dev  ## Check and time everything on a GPU, in less than 9 minutes
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 lint: .venv/.dev  ## Check the style
 	$(BIN)/ruff check

@@ -7,11 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.compiled import CompiledLoop
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.steps import ArrayBatches, Safe, SafePoint, first_bad_layer
+from backprop_gpu.steps import Safe, SafePoint, first_bad_layer
 
 
 class CompiledSteps:

@@ -40,6 +40,8 @@ class History:
         How long it took.
     path : {"steps", "compiled"}
         Which way the steps were run; see `plan`.
+    precision : str
+        What matrix products were computed in: the network's `precision`.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -49,6 +51,7 @@ class History:
     best_epoch: int | None = None
     seconds: float = 0.0
     path: str = "steps"
+    precision: str = "float32"
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
         """Draw the losses, and the learning rate where it changes (extra ``plot``).

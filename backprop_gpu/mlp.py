@@ -17,8 +17,8 @@ from backprop_gpu.arrays import (
     numeric,
     on_gpu,
 )
-from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.errors import DtypeError, ShapeError, check_count
+from backprop_gpu.backends import Backend, Precision, choose_backend
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
@@ -56,6 +56,10 @@ class MLP:
         How many threads compute, at most: BLAS's (with threadpoolctl, extra ``threads``) and the
         compiled loop's. Of no effect on a GPU. Default: as many as there are cores, and one for
         small steps.
+    precision : {"float32", "tf32", "bf16"}
+        How a GPU multiplies matrices of float32. With "tf32" or "bf16", tensor cores are faster,
+        and round what they multiply to 11 or 8 significant bits; sums, parameters and everything
+        else stay float32.
 
     Attributes
     ----------
@@ -88,17 +92,22 @@ class MLP:
         seed: int = 0,
         initializer: str | None = None,
         threads: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.layer_sizes = _checked_sizes(layer_sizes)
         entries = _checked_activations(activations, len(self.layer_sizes) - 1)
         self.dtype = float_dtype(dtype)
+        if self.dtype != np.float32 and precision != "float32":
+            raise DomainError(
+                f"precision={precision!r} is for float32, and dtype is {self.dtype.name!r}"
+            )
         rng = np.random.default_rng(check_count("seed", seed, least=0))
         shapes = self._weight_shapes()
         weights = [
             initial_weights(g.initializer if initializer is None else initializer, *shape, rng)
             for g, shape in zip(entries, shapes, strict=True)
         ]
-        self.backend, self.device_reason = choose_backend(device, threads)
+        self.backend, self.device_reason = choose_backend(device, threads, precision)
 
         size = sum(nodes * inputs + nodes for nodes, inputs in shapes)
         self.parameters = self.backend.empty((size,), self.dtype)
@@ -130,6 +139,12 @@ class MLP:
         return self.backend.device
 
     @property
+    def precision(self) -> str:
+        """How matrices are multiplied: "float32", "float64", "tf32" or "bf16"."""
+        own = getattr(self.backend, "precision", "float32")
+        return str(own) if self.dtype == np.float32 else self.dtype.name
+
+    @property
     def weight_count(self) -> int:
         """How many of the flat `parameters` are weights; the rest are biases."""
         return sum(nodes * inputs for nodes, inputs in self._weight_shapes())
@@ -138,8 +153,9 @@ class MLP:
         # Copies are built anew: the arrays of the layers have to be views of `parameters`.
         parameters = self.backend.to_numpy(self.parameters)
         threads = getattr(self.backend, "threads", None)
+        precision = "float32" if self.dtype != np.float32 else self.precision
         state = (self.layer_sizes, self.activations, self.device, self.dtype.name, threads)
-        return _rebuilt, (*state, parameters)
+        return _rebuilt, (*state, precision, parameters)
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -389,9 +405,17 @@ def _rebuilt(
     device: str,
     dtype: str,
     threads: int | None,
+    precision: Precision,
     parameters: Array,
 ) -> MLP:
-    net = MLP(layer_sizes, activations, device=device, dtype=dtype, threads=threads)
+    net = MLP(
+        layer_sizes,
+        activations,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        precision=precision,
+    )
     with net.backend.computing():
         net.parameters[...] = net.backend.asarray(parameters, net.dtype)
     return net

@@ -12,6 +12,7 @@ from backprop_gpu.errors import DomainError, UnknownNameError, check_count
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
+from backprop_gpu.windows import MOST, why_not_captured
 
 PathName = Literal["auto", "steps", "compiled"]
 
@@ -85,7 +86,8 @@ def plan(
     rows = min(check_count("samples", samples), batch_size or samples)
     steps = epochs * -(-samples // rows)
     flops = 6.0 * rows * net.weight_count
-    obstacle = _obstacle(net, net.check_loss(loss), optimizer or SGD(), rows, unusual)
+    entry, optimizer = net.check_loss(loss), optimizer or SGD()
+    obstacle = _obstacle(net, entry, optimizer, rows, unusual)
     threads = _threads(net, flops)
     if path == "compiled" and obstacle is not None:
         raise DomainError(f"path='compiled' can't run this training: {obstacle}")
@@ -95,7 +97,8 @@ def plan(
     if path == "steps":
         return Plan("steps", "asked for", own)
     if obstacle is not None:
-        return Plan("steps", f"there is no compiled loop, for {obstacle}", own)
+        launches = _launches(net, entry, optimizer, unusual)
+        return Plan("steps", f"there is no compiled loop, for {obstacle}{launches}", own)
     if not worth_it(net.layer_sizes, rows, net.dtype):
         return Plan("steps", "BLAS is faster than the compiled loop on products as large", own)
     if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
@@ -119,6 +122,17 @@ def _obstacle(
     if unusual is not None:
         return f"{unusual} takes single steps"
     return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype, rows)
+
+
+def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -> str:
+    """Return how the steps are launched on a GPU, as the end of a sentence."""
+    if type(net.backend) is NumpyBackend:
+        return ""
+    why = why_not_captured(net, loss, optimizer)
+    if why is not None:
+        return f"; its kernels are launched one by one, for {why}"
+    halves = f"; gradients and update are a CUDA graph each, with {unusual} between them"
+    return halves if unusual else f"; up to {MOST} steps are a CUDA graph"
 
 
 def _threads(net: MLP, flops: float) -> int:

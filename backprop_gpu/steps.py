@@ -1,4 +1,4 @@
-"""The inside of the training loop: batches, the step, and what to go back to if it fails."""
+"""The inside of the training loop: the step, and what to go back to if it fails."""
 
 from __future__ import annotations
 
@@ -12,113 +12,19 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
+from backprop_gpu.batches import ArrayBatches, Batches
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import Gradients, Trace, feed_forward, propagate_back
+from backprop_gpu.network import Gradients, Trace, feed_forward
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.per_sample import clip_samples
-from backprop_gpu.shuffle import shuffled
+from backprop_gpu.windows import Step, Windows
 from backprop_gpu.workspace import Space, Workspace
 
 Clip = Callable[[Trace, Gradients], None]
 Safe = Literal["nothing", "parameters", "everything"]
 
 MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new one every time
-
-
-class Batches(Protocol):
-    """Where a run's batches come from.
-
-    Attributes
-    ----------
-    batch_size : int
-        Samples in a batch, at most.
-    per_epoch : int or None
-        Batches in an epoch; None where only its end tells.
-    """
-
-    batch_size: int
-
-    @property
-    def per_epoch(self) -> int | None: ...
-
-    def arrays(self) -> tuple[Array, Array]:
-        """Return the x and y that the steps compute on, with `batch_size` rows."""
-
-    def load(self, step: int) -> int:
-        """Bring the step's batch to the top of these arrays; return how many rows it has.
-
-        0 rows say that the epoch is over. Larger arrays may take the place of `arrays`.
-        """
-
-
-class ArrayBatches:
-    """Batches of arrays on the device.
-
-    Parameters
-    ----------
-    x, y : array, shapes (n, inputs) and (n, outputs)
-    batch_size : int
-    order : callable (epoch) -> array of int, or None
-        In which order an epoch takes the rows; None stands for theirs.
-    """
-
-    def __init__(
-        self,
-        x: Array,
-        y: Array,
-        batch_size: int,
-        order: Callable[[int], Array | None],
-        backend: Backend,
-    ) -> None:
-        self.x, self.y, self.backend, self.samples = x, y, backend, len(x)
-        self.batch_size = min(batch_size, len(x))
-        self.per_epoch: int = -(-len(x) // self.batch_size)
-        self._order_of, self._epoch, self._order = order, -1, None
-        # Batches are copied to where the first one lies, so that every step has the same arrays.
-        self._arrays = x, y
-        if self.per_epoch > 1:
-            rows = self.batch_size
-            self._arrays = (
-                backend.empty((rows, x.shape[1]), x.dtype),
-                backend.empty((rows, y.shape[1]), y.dtype),
-            )
-
-    def arrays(self) -> tuple[Array, Array]:
-        return self._arrays
-
-    def counts(self, steps: range) -> NDArray[np.int64]:
-        """Return how many samples the batches of some steps have."""
-        counts = np.full(len(steps), self.batch_size)
-        last = np.arange(steps.start, steps.stop) % self.per_epoch == self.per_epoch - 1
-        counts[last] = len(self.x) - (self.per_epoch - 1) * self.batch_size
-        return counts
-
-    def load(self, step: int) -> int:
-        if self.per_epoch == 1:
-            return self.batch_size
-        epoch, i = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._order_of(epoch)
-        batch = slice(i * self.batch_size, min((i + 1) * self.batch_size, len(self.x)))
-        count = batch.stop - batch.start
-        for rows, to in zip((self.x, self.y), self._arrays, strict=True):
-            if self._order is None:
-                to[:count] = rows[batch]
-            else:
-                self.backend.gather(rows, self._order[batch], to[:count])
-        return count
-
-
-def shuffled_batches(
-    x: Array, y: Array, batch_size: int, seed: int | None, backend: Backend
-) -> ArrayBatches:
-    """Return batches in a new random order every epoch, or in that of the rows without a seed."""
-
-    def order(epoch: int) -> Array | None:
-        return None if seed is None else shuffled(len(x), epoch, seed, backend.xp)
-
-    return ArrayBatches(x, y, batch_size, order, backend)
 
 
 class _Recorded(NamedTuple):
@@ -190,9 +96,11 @@ class Steps:
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
+        self._windows: Windows | None = None
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
+        self._step = Step(net, loss, optimizer, self.state)
         self.safe = SafePoint(net, self.state)
 
     def run(
@@ -215,6 +123,23 @@ class Steps:
             finite ends the run before its update, where losses are read at once; and so does the
             end of the epoch, where only that tells how long an epoch is.
         """
+        if self.reads_all or self._clip or not isinstance(self.batches, ArrayBatches):
+            return self._run_singly(steps, numbers, safe)
+        # The first step warms up: what it needs is compiled and allocated, if there is memory.
+        losses, counts = self._run_singly(steps[:1], numbers[:1], safe)
+        if len(steps) == 1 or not math.isfinite(losses[0]):
+            return losses, counts
+        rest = steps[1:], numbers[1:]
+        if self._most is not None or self._workspace is None:
+            more = self._run_singly(*rest)
+        else:
+            self._windows = self._windows or Windows(self.batches, self._workspace, self._step)
+            more = self._windows.run(*rest)
+        return np.append(losses, more[0]), np.append(counts, more[1])
+
+    def _run_singly(
+        self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         table = self.net.backend.asarray(numbers, self.net.dtype)
         changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
         reads_all, load = self.reads_all, self.batches.load
@@ -303,15 +228,10 @@ class Steps:
         net, space = self.net, self._workspace.rows(count)
 
         def propagate(backend: Backend) -> None:
-            trace, y, gradients = space
-            feed_forward(backend, net.layers, trace)
-            propagate_back(backend, net.layers, trace, y, self.loss, gradients, gradients.C)
+            self._step.propagate(backend, space, space.gradients.C)
 
         def update(backend: Backend) -> None:
-            backend.update(
-                *(self.optimizer, net.parameters, space.gradients.flat, self.state),
-                *(self._numbers, net.weight_count),
-            )
+            self._step.update(backend, space, self._numbers)
 
         record = net.backend.record
         recorded = _Recorded(space, record(propagate), record(update))

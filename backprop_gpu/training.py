@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.batches import ArrayBatches, shuffled_batches
 from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
@@ -30,7 +31,7 @@ from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints, path_of_newest
 from backprop_gpu.running import Path, Run
-from backprop_gpu.steps import ArrayBatches, Steps, clipping, shuffled_batches
+from backprop_gpu.steps import Steps, clipping
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 Callback = Callable[[Epoch], bool | None]
@@ -174,7 +175,7 @@ def train(
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     # Three products, each of 2 FLOPs a weight and sample.
     flops = 6.0 * batches.batch_size * net.weight_count
-    history = History(path=chosen.path)
+    history = History(path=chosen.path, precision=net.precision)
     started = time.perf_counter()
     with (
         net.backend.computing(flops),
@@ -200,6 +201,7 @@ def train(
             run,
             watch.best,
             **{"loss": entry.name, "path": history.path, "samples": batches.samples},
+            precision=net.precision,
             **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle, **limits},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),

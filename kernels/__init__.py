@@ -18,9 +18,12 @@ HEADERS = {
     "bias_activation": ("common",),
     "column_sum": ("common", "column_sum"),
     "delta": ("common", "column_sum"),
+    "gather": ("common",),
     "loss": ("common",),
     "loss_finish": ("common",),
     "softmax": ("common",),
+    "train_block": ("common", "train", "patch"),
+    "train_warp": ("common", "train"),
     "update": ("common",),
 }
 
@@ -57,7 +60,7 @@ def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def assemble(file: str, real: str, functions: Mapping[str, str]) -> str:
+def assemble(file: str, real: str, functions: Mapping[str, str], network: str = "") -> str:
     """Return one complete CUDA C++ translation unit.
 
     Parameters
@@ -68,12 +71,15 @@ def assemble(file: str, real: str, functions: Mapping[str, str]) -> str:
         What the kernels compute in.
     functions : mapping
         The bodies of the device functions the file calls, by their keys in `SIGNATURES`.
+    network : str
+        What a file that is compiled for one network needs to know of it, as CUDA C++.
     """
     parts = [f"typedef {real} real;"]
     parts += [_read(f"{header}.cuh") for header in HEADERS[file][:1]]
     parts += [
         f"static __device__ {SIGNATURES[name]} {{ {body} }}" for name, body in functions.items()
     ]
+    parts.append(network)
     parts += [_read(f"{header}.cuh") for header in HEADERS[file][1:]]
     parts.append(_read(f"{file}.cu"))
     return "\n".join(parts)

@@ -63,7 +63,8 @@ def test_backends_have_the_protocols_signatures(kind, method):
 )
 def test_backends_have_what_the_protocol_has_and_nothing_else(one):
     public = {name for name in dir(one) if not name.startswith("_")}
-    assert public == {*METHODS, "device", "xp"}
+    required = {*METHODS, "device", "xp"}
+    assert required <= public <= required | {"threads", "precision", "launch"}
     with one.computing():
         pass
 
@@ -383,7 +384,7 @@ def test_overlapping_trainings_leave_blas_as_it_was():
         return [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
 
     before = threads()
-    first, second = NumpyBackend().computing(flops=1), NumpyBackend().computing(flops=1)
+    first, second = NumpyBackend().computing(1e6), NumpyBackend().computing(1e6)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
+from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.numpy_backend import NumpyBackend
 from backprop_gpu.backends.protocol import Backend
-from backprop_gpu.errors import DeviceError
+from backprop_gpu.errors import DeviceError, DomainError, UnknownNameError
 
-__all__ = ["Backend", "NumpyBackend", "choose_backend"]
+__all__ = ["Backend", "NumpyBackend", "Precision", "choose_backend"]
 
 
-def choose_backend(device: str | Backend, threads: int | None = None) -> tuple[Backend, str]:
+def choose_backend(
+    device: str | Backend, threads: int | None = None, precision: Precision = "float32"
+) -> tuple[Backend, str]:
     """Return the backend for a device, and why it is this one.
 
     Parameters
@@ -20,12 +24,31 @@ def choose_backend(device: str | Backend, threads: int | None = None) -> tuple[B
         "auto" takes the GPU if there is a usable one, else the CPU. Only "auto" falls back.
     threads : int, optional
         How many threads compute on the CPU, at most.
+    precision : {"float32", "tf32", "bf16"}
+        How float32 matrices are multiplied. The CPU has float32 alone.
 
     Raises
     ------
+    DomainError
+        If the device doesn't have the precision.
     DeviceError
         If a GPU was asked for and none can be used: with the reason and the remedy.
     """
+    if precision not in get_args(Precision):
+        raise UnknownNameError("precision", precision, get_args(Precision))
+    backend, reason = _chosen(device, threads, precision)
+    has = getattr(backend, "precision", "float32")
+    if precision not in ("float32", has):
+        raise DomainError(
+            f"precision={precision!r} is not to be had on {backend.device} ({reason}); it takes "
+            "device='cuda', or leave it out"
+        )
+    return backend, reason
+
+
+def _chosen(
+    device: str | Backend, threads: int | None, precision: Precision
+) -> tuple[Backend, str]:
     if not isinstance(device, str):
         if hasattr(device, "gemm"):
             return device, "given as a backend"
@@ -43,7 +66,7 @@ def choose_backend(device: str | Backend, threads: int | None = None) -> tuple[B
     index = int(match.group(1) or 0)
     reason = unusable(index)
     if reason is None:
-        return open_gpu(index), f"CUDA device {index} passed every check"
+        return open_gpu(index, precision), f"CUDA device {index} passed every check"
     if device == "auto":
         return NumpyBackend(threads), f"no usable GPU: {reason}"
     raise DeviceError(f"device={device!r} can't be used: {reason}")

@@ -6,6 +6,8 @@ the very same sources on the CPU.
 
 A kernel is put together from an entry's CUDA expressions. An activation, loss or optimizer without
 them is computed by the entry's array functions, as on the CPU.
+
+Whatever a method does goes through `_call`, which can write it down instead of doing it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +23,8 @@ import numpy as np
 
 from backprop_gpu import kernels
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
+from backprop_gpu.backends.cublas import Precision
+from backprop_gpu.backends.recording import Capture, Recording, Replay
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -37,8 +42,12 @@ class Launcher(Protocol):
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         args: Sequence[Array | np.generic | None],
+        shared_bytes: int = 0,
     ) -> None:
-        """Launch `name` of `source`; None is a null pointer."""
+        """Launch `name` of `source`; None is a null pointer.
+
+        `shared_bytes` are the dynamic shared memory of a block.
+        """
 
 
 REAL = {"float32": "float", "float64": "double"}
@@ -59,6 +68,12 @@ class CudaBackend:
         "cuda:0", ...
     on_device : callable
         Returns a context in which `xp` and `launcher` use this device.
+    multiply : callable (A, B, out), optional
+        A matrix product that can be captured. Default: `xp.dot`, which can't.
+    capture : Capture, optional
+        Makes CUDA graphs. Default: there are none.
+    precision : {"float32", "tf32", "bf16"}
+        How `multiply` takes float32.
     """
 
     def __init__(
@@ -67,11 +82,18 @@ class CudaBackend:
         launcher: Launcher,
         device: str,
         on_device: Callable[[], AbstractContextManager[Any]],
+        multiply: Callable[[Array, Array, Array], None] | None = None,
+        capture: Capture | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.xp = xp
         self._on_device = on_device
         self.device = device
+        self.precision = precision
         self._launcher = launcher
+        self._multiply = multiply
+        self._capture = capture
+        self._recording: Recording | None = None
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         return self._on_device()
@@ -93,7 +115,10 @@ class CudaBackend:
             return self.xp.empty(shape, dtype)
 
     def gemm(self, A: Array, B: Array, out: Array) -> None:
-        self.xp.dot(A, B, out=out)
+        if self._multiply is not None:
+            self._call(self._multiply, A, B, out)
+        else:
+            self._call_uncaptured("CuPy's products can't be captured", self.xp.dot, A, B, out)
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         rows, columns = z.shape
@@ -108,8 +133,8 @@ class CudaBackend:
             launch = kernels.elementwise(z.size)
             self._launch(program, "bias_activation", launch, (*arrays, *sizes))
         else:
-            z += b
-            activation.apply(self.xp, z, a)
+            self._call(self.xp.add, z, b, z)
+            self._call_uncaptured(_lacks_cuda(activation), activation.apply, self.xp, z, a)
 
     def delta(
         self,
@@ -134,7 +159,9 @@ class CudaBackend:
             launch = kernels.elementwise(delta.size)
             self._launch(program, "delta", launch, (*arrays, np.int64(delta.size)))
         else:
-            activation.delta(self.xp, dC_da, reference, delta)
+            self._call_uncaptured(
+                _lacks_cuda(activation), activation.delta, self.xp, dC_da, reference, delta
+            )
         if dC_db is not None:
             self.column_sum(delta, dC_db)
 
@@ -162,14 +189,18 @@ class CudaBackend:
             name, launch = "loss_delta", kernels.elementwise(a.size)
             partial_sums, size = launch.grid[0], a.size
         else:
-            loss.output_delta(self.xp, activation, z, a, y, C, dC_da, delta)
+            what = _lacks_cuda(loss if loss.cuda is None else activation)
+            self._call_uncaptured(
+                *(what, loss.output_delta),
+                *(self.xp, activation, z, a, y, C, dC_da, delta),
+            )
             return
         by_rows = program[0] == "loss" and activation.cuda_rows is not None
         by_rows = by_rows and delta is not None and not canonical
-        slope = self.empty(a.shape, a.dtype) if by_rows and dC_da is None else dC_da
-        partial = self.empty((partial_sums,), a.dtype)
+        slope = self._scratch("slope", a.shape, a.dtype) if by_rows and dC_da is None else dC_da
+        sums = self._scratch("sums", (partial_sums,), a.dtype)
         z_in = z if canonical or activation.derivative_from == "z" else None
-        arrays = (z_in, a, y, slope, None if by_rows else delta, partial)
+        arrays = (z_in, a, y, slope, None if by_rows else delta, sums)
         self._launch(
             program, name, launch, (*arrays, np.int64(size), np.int32(outputs), one_over_n)
         )
@@ -177,7 +208,7 @@ class CudaBackend:
             ("loss_finish",),
             "loss_finish",
             kernels.one_block(),
-            (partial, C, np.int32(partial_sums), one_over_n),
+            (sums, C, np.int32(partial_sums), one_over_n),
         )
         if by_rows:  # dC/dz of one output depends on dC/da of all
             self.delta(slope, activation, a, delta)
@@ -186,7 +217,13 @@ class CudaBackend:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
-        self.xp.take(rows, index, axis=0, out=out)
+        count, columns = out.shape
+        self._launch(
+            ("gather",),
+            "gather",
+            kernels.warp_rows(count),
+            (rows, index, out, np.int64(count), np.int32(columns)),
+        )
 
     def update(
         self,
@@ -199,7 +236,10 @@ class CudaBackend:
     ) -> None:
         if optimizer.cuda is None:
             values = [numbers[i, ...] for i in range(len(numbers))]
-            optimizer.update(self.xp, parameters, gradient, state, values, decayed)
+            self._call_uncaptured(
+                *(f"{type(optimizer).__name__} has no CUDA expression", optimizer.update),
+                *(self.xp, parameters, gradient, state, values, decayed),
+            )
             return
         s0, s1, *_ = (*state, None, None)
         self._launch(
@@ -212,8 +252,24 @@ class CudaBackend:
             ),
         )
 
-    def record(self, work: Callable[[CudaBackend], None]) -> Callable[[], None]:
-        return partial(work, self)
+    def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
+        """Return what repeats the work: a CUDA graph from the second time on, where it can be."""
+        twin = copy(self)
+        twin._recording = recording = Recording()
+        work(twin)
+        return Replay(recording, self._capture)
+
+    def launch(
+        self,
+        source: str,
+        name: str,
+        launch: kernels.Launch,
+        args: Sequence[Array | np.generic | None],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Launch a kernel of a complete source on this device."""
+        with self.computing():
+            self._launcher.launch(source, name, launch.grid, launch.block, args, shared_bytes)
 
     def synchronize(self) -> None:
         cuda = getattr(self.xp, "cuda", None)
@@ -229,9 +285,28 @@ class CudaBackend:
         args: Sequence[Array | np.generic | None],
     ) -> None:
         dtype = next(arg.dtype for arg in args if arg is not None)
-        self._launcher.launch(
-            _source(program, REAL[dtype.name]), name, launch.grid, launch.block, args
+        self._call(
+            *(self._launcher.launch, _source(program, REAL[dtype.name])),
+            *(name, launch.grid, launch.block, args),
         )
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> None:
+        if self._recording is None:
+            function(*args)
+        else:
+            self._recording.calls.append(partial(function, *args))
+
+    def _call_uncaptured(self, obstacle: str, function: Callable[..., Any], *args: Any) -> None:
+        """Call what may allocate, or wait for the device; `obstacle` says why."""
+        if self._recording is not None:
+            self._recording.obstacle = obstacle
+        self._call(function, *args)
+
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array for one operation's own use."""
+        if self._recording is None:
+            return self.empty(shape, dtype)
+        return self._recording.array(name, shape, dtype, self.empty)
 
     def _two_stages(
         self,
@@ -245,15 +320,19 @@ class CudaBackend:
         rows, columns = summed.shape
         launch, rows_per_block = kernels.column_tiles(rows, columns)
         row_blocks = launch.grid[1]
-        partial = self.empty((row_blocks * columns,), out.dtype)
+        sums = self._scratch("sums", (row_blocks * columns,), out.dtype)
         sizes = (np.int64(rows), np.int32(columns), np.int64(rows_per_block))
-        self._launch(program, name, launch, (*arrays, partial, *sizes))
+        self._launch(program, name, launch, (*arrays, sums, *sizes))
         self._launch(
             ("column_sum",),
             "column_sum_finish",
             kernels.columns(columns),
-            (partial, out, np.int32(row_blocks), np.int32(columns)),
+            (sums, out, np.int32(row_blocks), np.int32(columns)),
         )
+
+
+def _lacks_cuda(entry: Activation | Loss) -> str:
+    return f"{entry.name!r} has no CUDA expressions"
 
 
 @cache

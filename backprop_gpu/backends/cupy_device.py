@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.backends.cublas import WORKSPACE, Cublas, Precision
 from backprop_gpu.backends.cuda_backend import CudaBackend
+from backprop_gpu.backends.recording import Call
 
 INSTALL = (
     'pip install "backprop-gpu[cuda13]" (driver 580 or newer) or "backprop-gpu[cuda12]", never both'
@@ -19,6 +23,7 @@ DRIVER = (
     "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
 )
 OPTIONS = ("--std=c++17",)
+DEFAULT_SHARED_BYTES = 48 << 10  # of a block; more has to be asked for
 
 
 @cache
@@ -59,12 +64,40 @@ def unusable(index: int = 0) -> str | None:
     return None
 
 
+def open_gpu(index: int, precision: Precision = "float32") -> CudaBackend:
+    """Return the backend of a usable CUDA device: the same one every time."""
+    return _open_gpu(index, precision)
+
+
 @cache
-def open_gpu(index: int) -> CudaBackend:
-    """Return the backend of a usable CUDA device."""
+def _open_gpu(index: int, precision: Precision) -> CudaBackend:
     import cupy
 
-    return CudaBackend(cupy, RawKernelLauncher(), f"cuda:{index}", lambda: cupy.cuda.Device(index))
+    device = partial(cupy.cuda.Device, index)
+    with device():
+        workspace = cupy.empty(WORKSPACE, cupy.uint8)
+        cublas = Cublas(_libcublas(), _current_stream, workspace, precision)
+    launcher = RawKernelLauncher()
+    name = f"cuda:{index}"
+    return CudaBackend(cupy, launcher, name, device, cublas.gemm, capture, precision)
+
+
+def capture(calls: Sequence[Call]) -> Call:
+    """Make a CUDA graph of what calls ask of the device; they must not allocate there, or wait.
+
+    It is captured on a stream of its own, and launched on the stream that is current then.
+    """
+    import cupy
+
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        try:
+            for call in calls:
+                call()
+        finally:
+            graph = stream.end_capture()
+    launch: Call = graph.launch
+    return launch
 
 
 class RawKernelLauncher:
@@ -80,6 +113,7 @@ class RawKernelLauncher:
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         args: Sequence[Array | np.generic | None],
+        shared_bytes: int = 0,
     ) -> None:
         kernel = self._kernels.get((source, name))
         if kernel is None:
@@ -87,7 +121,26 @@ class RawKernelLauncher:
 
             kernel = cupy.RawKernel(source, name, options=OPTIONS)
             self._kernels[source, name] = kernel
-        kernel(grid, block, tuple(np.uint64(0) if arg is None else arg for arg in args))
+        if shared_bytes > DEFAULT_SHARED_BYTES:
+            kernel.max_dynamic_shared_size_bytes = shared_bytes
+        values = tuple(np.uint64(0) if arg is None else arg for arg in args)
+        kernel(grid, block, values, shared_mem=shared_bytes)
+
+
+def _libcublas() -> ctypes.CDLL:
+    """Return the cuBLAS that CuPy uses, from wherever CuPy has found it."""
+    import cupy
+    from cupy_backends.cuda.libs import cublas  # noqa: F401  loads it
+
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    windows = sys.platform == "win32"
+    return ctypes.CDLL(f"cublas64_{major}.dll" if windows else f"libcublas.so.{major}")
+
+
+def _current_stream() -> int:
+    import cupy
+
+    return int(cupy.cuda.get_current_stream().ptr)
 
 
 def describe_gpus() -> list[str]:

@@ -33,17 +33,23 @@ TILE = 1 << 16
 SMALL = 5e7
 
 
+# BLAS itself takes one thread for products of less.
+TINY = 2e5
+
+
 class _Threads:
     """Limits BLAS's threads while anybody is inside: its setting is the whole process's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted: list[int] = []
-        self._limit: Any = None
+        self._before: list[int] = []
 
     @contextmanager
     def __call__(self, count: int) -> Iterator[None]:
         with self._lock:
+            if not self._wanted:
+                self._before = [library.get_num_threads() for library in _blas()]
             self._wanted.append(count)
             self._set()
         try:
@@ -56,24 +62,22 @@ class _Threads:
 
     def _set(self) -> None:
         """Let BLAS have the fewest threads that anybody inside wants."""
-        if self._limit is not None:
-            self._limit.restore_original_limits()
-            self._limit = None
-        if self._wanted and (blas := _blas()) is not None:
-            self._limit = blas.limit(limits=min(self._wanted))
+        for library, before in zip(_blas(), self._before, strict=True):
+            library.set_num_threads(min([before, *self._wanted]))
 
 
 _quietly_on_threads = _Threads()
 
 
-@cache  # looking for the library takes as long as many small steps
-def _blas() -> Any:
-    """Return what limits NumPy's BLAS; without threadpoolctl, None: BLAS does as it likes."""
+@cache  # looking for the libraries takes as long as many small steps
+def _blas() -> Sequence[Any]:
+    """Return what sets the threads of NumPy's BLAS; nothing without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
-        return None
-    return ThreadpoolController().select(user_api="blas")
+        return ()
+    found: Sequence[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return found
 
 
 def tiles(array: Array) -> list[slice]:
@@ -108,7 +112,9 @@ class NumpyBackend:
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         threads = 1 if flops < SMALL else self.threads
-        return np.errstate(all="ignore") if threads is None else _quietly_on_threads(threads)
+        if threads is None or flops < TINY:
+            return np.errstate(all="ignore")
+        return _quietly_on_threads(threads)
 
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         if on_gpu(values):
@@ -205,7 +211,7 @@ class NumpyBackend:
             self._call(np.add.reduce, sums, 0, None, out)
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
-        np.take(rows, index, axis=0, out=out, mode="clip")  # "raise" would copy once more
+        self._call(np.take, rows, index, 0, out, "clip")  # "raise" would copy once more
 
     def update(
         self,
@@ -227,7 +233,7 @@ class NumpyBackend:
             else:
                 self._call(optimizer.update, np, *arrays)
 
-    def record(self, work: Callable[[NumpyBackend], None]) -> Callable[[], None]:
+    def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
         recording = _Recording()
         work(recording)
         return partial(_repeat, recording.calls)

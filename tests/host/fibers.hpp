@@ -23,7 +23,7 @@ using Byte = unsigned char;
 using Word = unsigned long long;
 
 constexpr unsigned max_threads = 1024, lanes = 32;
-constexpr Word shared_limit = 48 << 10, shared_guard = 1 << 10;
+constexpr Word shared_limit = 227 << 10, shared_guard = 1 << 10;
 constexpr Byte poison = 0xFF;   // repeated, it is a NaN in both precisions and -1 in any integer
 // Not a power of two: equal offsets in all stacks would compete for a few lines of the cache.
 constexpr Word stack_bytes = (64 << 10) + 192;

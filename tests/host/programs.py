@@ -65,6 +65,7 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
         except DomainError:
             continue
         backend.output_delta(loss, g, matrix + 0.5, matrix + 0.5, matrix, one, matrix, matrix)
+    backend.gather(matrix, np.zeros(2, np.int64), matrix)
     for optimizer in OPTIMIZERS:
         state = [row] * optimizer.slots
         backend.update(optimizer, row, row, state, np.zeros(4, row.dtype), 2)

@@ -1,0 +1,125 @@
+"""Matrix products by cuBLAS, called so that a CUDA graph can take them up.
+
+CuPy refuses its own products while a stream is captured. cuBLAS itself does not mind, if it is
+given its workspace: the functions here are those of NVIDIA's C interface, by ctypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
+from typing import Any, Literal
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.errors import DeviceError
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
+
+# Of cublas_api.h and library_types.h.
+OP_N, OP_T = 0, 1
+CUDA_R_32F, CUDA_R_64F = 0, 1
+COMPUTE_64F = 70
+COMPUTE_32F: dict[Precision, int] = {"float32": 68, "bf16": 75, "tf32": 77}
+DEFAULT_ALGORITHM = -1
+STATUS = {
+    1: "not initialized",
+    3: "allocation failed",
+    7: "invalid value",
+    8: "architecture mismatch",
+    11: "mapping error",
+    13: "execution failed",
+    14: "internal error",
+    15: "not supported",
+    16: "license error",
+}
+
+
+class Cublas:
+    """Multiplies matrices on one device.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+        libcublas.
+    stream : callable () -> int
+        Returns the stream that the device works on now.
+    workspace : array
+        WORKSPACE bytes on the device.
+    precision : {"float32", "tf32", "bf16"}
+        What float32 entries are rounded to before they are multiplied, on tensor cores; sums are
+        float32 all the same, and float64 is not touched.
+    """
+
+    def __init__(
+        self,
+        library: Any,
+        stream: Callable[[], int],
+        workspace: Array,
+        precision: Precision = "float32",
+    ) -> None:
+        self._library, self._stream, self._workspace = library, stream, workspace
+        self._bound_to: int | None = None
+        self._handle = c_void_p()
+        self._check("cublasCreate_v2", byref(self._handle))
+        one, zero = ((c_float(x), c_double(x)) for x in (1, 0))
+        # By dtype: alpha = 1 and beta = 0, the code of the entries, that of the arithmetic.
+        self._types = {
+            "float32": (byref(one[0]), byref(zero[0]), CUDA_R_32F, COMPUTE_32F[precision]),
+            "float64": (byref(one[1]), byref(zero[1]), CUDA_R_64F, COMPUTE_64F),
+        }
+
+    def gemm(self, A: Array, B: Array, out: Array) -> None:
+        """out = A B, as `Backend.gemm`.
+
+        cuBLAS reads a matrix column by column, so what is X here is X^T there, with as many
+        entries from one of its columns to the next as X has columns. Hence it is asked for
+        out^T = B^T A^T, and is told to transpose those that are a transpose here.
+        """
+        alpha, beta, entries, arithmetic = self._types[out.dtype.name]
+        rows, columns = out.shape
+        self._bind()
+        self._check(
+            "cublasGemmEx",
+            self._handle,
+            *(_operation(B), _operation(A), c_int(columns), c_int(rows), c_int(A.shape[1])),
+            *(alpha, *_matrix(B, entries), *_matrix(A, entries)),
+            *(beta, *_matrix(out, entries), c_int(arithmetic), c_int(DEFAULT_ALGORITHM)),
+        )
+
+    def close(self) -> None:
+        """Give back what cuBLAS holds."""
+        if self._handle:
+            self._check("cublasDestroy_v2", self._handle)
+            self._handle = c_void_p()
+
+    def _bind(self) -> None:
+        """Let cuBLAS work on the stream; whenever that is another, it forgets its workspace."""
+        stream = self._stream()
+        if stream != self._bound_to:
+            self._check("cublasSetStream_v2", self._handle, c_void_p(stream))
+            workspace = c_void_p(_address(self._workspace)), c_size_t(self._workspace.nbytes)
+            self._check("cublasSetWorkspace_v2", self._handle, *workspace)
+            self._bound_to = stream
+
+    def _check(self, function: str, *args: Any) -> None:
+        status = getattr(self._library, function)(*args)
+        if status:
+            raise DeviceError(
+                f"cuBLAS: {function} failed with status {status}, {STATUS.get(status, 'unknown')}"
+            )
+
+
+def _operation(X: Array) -> c_int:
+    return c_int(OP_N if X.flags.c_contiguous else OP_T)
+
+
+def _matrix(X: Array, entries: int) -> tuple[c_void_p, c_int, c_int]:
+    """Return the address of X, the code of its entries, and its leading dimension."""
+    step = X.shape[1] if X.flags.c_contiguous else X.shape[0]
+    return c_void_p(_address(X)), c_int(entries), c_int(step)
+
+
+def _address(array: Array) -> int:
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data)

@@ -1,0 +1,126 @@
+"""Where the batches of a training run come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.shuffle import shuffled
+
+
+class Batches(Protocol):
+    """Where a run's batches come from.
+
+    Attributes
+    ----------
+    batch_size : int
+        Samples in a batch, at most.
+    per_epoch : int or None
+        Batches in an epoch; None where only its end tells.
+    """
+
+    batch_size: int
+
+    @property
+    def per_epoch(self) -> int | None: ...
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Return the x and y that the steps compute on, with `batch_size` rows."""
+
+    def load(self, step: int) -> int:
+        """Bring the step's batch to the top of these arrays; return how many rows it has.
+
+        0 rows say that the epoch is over. Larger arrays may take the place of `arrays`.
+        """
+
+
+class ArrayBatches:
+    """Batches of arrays on the device.
+
+    Parameters
+    ----------
+    x, y : array, shapes (n, inputs) and (n, outputs)
+    batch_size : int
+    order : callable (epoch) -> array of int, or None
+        In which order an epoch takes the rows; None stands for theirs.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        batch_size: int,
+        order: Callable[[int], Array | None],
+        backend: Backend,
+    ) -> None:
+        self.x, self.y, self.backend, self.samples = x, y, backend, len(x)
+        self.batch_size = min(batch_size, len(x))
+        self.per_epoch: int = -(-len(x) // self.batch_size)
+        self._order_of, self._epoch, self._order = order, -1, None
+        # Batches are copied to where the first one lies, so that every step has the same arrays.
+        self._arrays = x, y
+        if self.per_epoch > 1:
+            rows = self.batch_size
+            self._arrays = (
+                backend.empty((rows, x.shape[1]), x.dtype),
+                backend.empty((rows, y.shape[1]), y.dtype),
+            )
+
+    def arrays(self) -> tuple[Array, Array]:
+        return self._arrays
+
+    def counts(self, steps: range) -> NDArray[np.int64]:
+        """Return how many samples the batches of some steps have."""
+        counts = np.full(len(steps), self.batch_size)
+        last = np.arange(steps.start, steps.stop) % self.per_epoch == self.per_epoch - 1
+        counts[last] = len(self.x) - (self.per_epoch - 1) * self.batch_size
+        return counts
+
+    def load(self, step: int) -> int:
+        if self.per_epoch == 1:
+            return self.batch_size
+        order, batch = self._rows(range(step, step + 1))
+        count: int = batch.stop - batch.start
+        if order is None:
+            for rows, to in zip((self.x, self.y), self._arrays, strict=True):
+                to[:count] = rows[batch]
+        else:
+            self.gather(self.backend, order[batch])
+        return count
+
+    def choose(self, steps: range, index: Array) -> None:
+        """Write to the top of `index` which rows the batches of steps of one epoch take."""
+        order, rows = self._rows(steps)
+        xp = self.backend.xp
+        index[: rows.stop - rows.start] = (
+            xp.arange(rows.start, rows.stop) if order is None else order[rows]
+        )
+
+    def gather(self, backend: Backend, index: Array) -> None:
+        """Bring the rows of an index to the top of `arrays`."""
+        for rows, to in zip((self.x, self.y), self._arrays, strict=True):
+            backend.gather(rows, index, to[: len(index)])
+
+    def _rows(self, steps: range) -> tuple[Array | None, slice]:
+        """Return the order of the steps' epoch, and which part of it they take."""
+        epoch, first = divmod(steps.start, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._order_of(epoch)
+        stop = min((first + len(steps)) * self.batch_size, len(self.x))
+        return self._order, slice(first * self.batch_size, stop)
+
+
+def shuffled_batches(
+    x: Array, y: Array, batch_size: int, seed: int | None, backend: Backend
+) -> ArrayBatches:
+    """Return batches in a new random order every epoch, or in that of the rows without a seed."""
+
+    def order(epoch: int) -> Array | None:
+        return None if seed is None else shuffled(len(x), epoch, seed, backend.xp)
+
+    return ArrayBatches(x, y, batch_size, order, backend)

@@ -1,0 +1,138 @@
+"""Several training steps recorded as one, for devices that must not be waited for.
+
+Between two windows the host copies a few rows to where the recorded steps look for them: which
+samples, and the optimizer's numbers. Nothing is read back, and nothing else is done by the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.backends.recording import Replay
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import feed_forward, propagate_back
+from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.workspace import Space, Workspace
+
+MOST = 64  # steps in a window: a launch of it costs a few microseconds, and so do its copies
+
+
+class Step(NamedTuple):
+    """A training step, on arrays that are given; `state` is the optimizer's."""
+
+    net: MLP
+    loss: Loss
+    optimizer: Optimizer
+    state: Sequence[Array]
+
+    def propagate(self, backend: Backend, space: Space, C: Array) -> None:
+        """Compute the gradients of a batch, and its loss."""
+        trace, y, gradients = space
+        feed_forward(backend, self.net.layers, trace)
+        propagate_back(backend, self.net.layers, trace, y, self.loss, gradients, C)
+
+    def update(self, backend: Backend, space: Space, numbers: Array) -> None:
+        """Update the parameters; `numbers` are those of `Backend.update`."""
+        net, gradient = self.net, space.gradients.flat
+        backend.update(
+            self.optimizer, net.parameters, gradient, self.state, numbers, net.weight_count
+        )
+
+
+def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
+    """Return what keeps a network's steps from being CUDA graphs; None if nothing does."""
+    empty, dtype = net.backend.empty, net.dtype
+    x, y = (empty((1, nodes), dtype) for nodes in (net.layer_sizes[0], net.layer_sizes[-1]))
+    space = Workspace(net, loss, x, y).rows(1)
+    step = Step(net, loss, optimizer, [net.parameters] * optimizer.slots)
+
+    def work(backend: Backend) -> None:
+        step.propagate(backend, space, space.gradients.C)
+        step.update(backend, space, empty((4,), dtype))
+
+    recorded = net.backend.record(work)  # and never run
+    if not isinstance(recorded, Replay):
+        return f"the network is on {net.device}"
+    return recorded.obstacle
+
+
+class ChosenBatches(Protocol):
+    """What windows ask of batches; see `ArrayBatches`."""
+
+    batch_size: int
+    per_epoch: int
+
+    def counts(self, steps: range) -> NDArray[np.int64]: ...
+
+    def choose(self, steps: range, index: Array) -> None: ...
+
+    def gather(self, backend: Backend, index: Array) -> None: ...
+
+
+class Windows:
+    """Runs steps in windows of 1, 2, 4, ... up to `MOST` steps, none across an epoch's end.
+
+    Parameters
+    ----------
+    batches : ArrayBatches
+    workspace : Workspace
+        For whole batches.
+    step : Step
+    """
+
+    def __init__(self, batches: ChosenBatches, workspace: Workspace, step: Step) -> None:
+        self._batches, self._workspace, self._step = batches, workspace, step
+        self._net = net = workspace.net
+        most = MOST if batches.per_epoch == 1 else min(MOST, batches.per_epoch)
+        empty = net.backend.empty
+        self._index = empty((most * batches.batch_size,), np.dtype(np.int64))
+        self._numbers, self._losses = empty((most, 4), net.dtype), empty((most,), net.dtype)
+        self._recorded: dict[tuple[int, int], Callable[[], None]] = {}
+
+    def run(
+        self, steps: range, numbers: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Run steps; see `Steps.run`. A loss that is not finite does not end the run."""
+        backend = self._net.backend
+        table = backend.asarray(numbers, self._net.dtype)
+        losses = backend.empty((len(steps),), self._net.dtype)
+        done = 0
+        while done < len(steps):
+            window = steps[done : done + self._length(steps[done], len(steps) - done)]
+            rows = slice(done, done + len(window))
+            self._numbers[: len(window)] = table[rows]
+            if self._batches.per_epoch > 1:
+                self._batches.choose(window, self._index)
+            self._replay(window)
+            losses[rows] = self._losses[: len(window)]
+            done = rows.stop
+        return backend.to_numpy(losses).astype(np.float64), self._batches.counts(steps)
+
+    def _length(self, step: int, left: int) -> int:
+        """Return how many steps to make at once: few lengths recur, and each is recorded once."""
+        if self._batches.per_epoch > 1:
+            left = min(left, self._batches.per_epoch - step % self._batches.per_epoch)
+        return 1 << (min(left, MOST).bit_length() - 1)
+
+    def _replay(self, window: range) -> None:
+        counts = self._batches.counts(window).tolist()  # all alike but the last one
+        key = len(window), counts[-1]
+        if key not in self._recorded:
+            self._recorded[key] = self._net.backend.record(lambda b: self._steps(b, counts))
+        self._recorded[key]()
+
+    def _steps(self, backend: Backend, counts: list[int]) -> None:
+        size = self._batches.batch_size
+        for i, count in enumerate(counts):
+            if self._batches.per_epoch > 1:
+                self._batches.gather(backend, self._index[i * size : i * size + count])
+            space = self._workspace.rows(count)
+            self._step.propagate(backend, space, self._losses[i : i + 1])
+            self._step.update(backend, space, self._numbers[i])

@@ -1,0 +1,121 @@
+"""What a CUDA device has that matters for graphs, on the CPU: a stream that can be captured."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backprop_gpu.backends.cublas import WORKSPACE, Cublas
+from backprop_gpu.backends.cuda_backend import CudaBackend
+
+from .launcher import HostLauncher, cache_folder, compiler_version
+
+SOURCE = Path(__file__).with_name("cublas_stand_in.cpp")
+
+
+class CaptureError(RuntimeError):
+    """Something was done that a stream refuses while it is captured."""
+
+
+class StandInDevice:
+    """Takes a `CudaBackend`'s kernels and matrix products.
+
+    While a stream is captured they are written down, with their arguments as they are then;
+    launching the graph runs them. The array module refuses to work meanwhile.
+
+    Attributes
+    ----------
+    launches, allocations : int
+        How many kernels and products were asked for one by one, and how many arrays.
+    graphs : list of int
+        How many kernels and products each graph has.
+    graph_launches : int
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._launcher = HostLauncher(seed, guard=False)
+        self._captured: list[Callable[[], None]] | None = None
+        self.launches = self.allocations = self.graph_launches = 0
+        self.graphs: list[int] = []
+
+    def backend(
+        self, multiply: Any = np.dot, capture: Any = None, precision: Any = "float32"
+    ) -> CudaBackend:
+        return CudaBackend(
+            *(Refusing(self), self, "cuda:0", lambda: np.errstate(all="ignore")),
+            multiply=lambda *args: self._ask(lambda: multiply(*args)),
+            capture=capture or self.capture,
+            precision=precision,
+        )
+
+    def launch(self, *args: Any) -> None:
+        self._ask(lambda: self._launcher.launch(*args))
+
+    def _ask(self, work: Callable[[], None]) -> None:
+        if self._captured is None:
+            self.launches += 1
+            work()
+        else:
+            self._captured.append(work)
+
+    def capture(self, calls: list[Callable[[], None]]) -> Callable[[], None]:
+        self._captured = captured = []
+        try:
+            for call in calls:
+                call()
+        finally:
+            self._captured = None
+        self.graphs.append(len(captured))
+
+        def launch() -> None:
+            self.graph_launches += 1
+            for work in captured:
+                work()
+
+        return launch
+
+    def allocating(self, name: str) -> None:
+        if self._captured is not None:
+            raise CaptureError(f"xp.{name} while the stream is captured")
+        self.allocations += name.startswith("empty")
+
+
+class Refusing:
+    """NumPy in CuPy's place; tells the device of every function that is taken from it."""
+
+    def __init__(self, device: StandInDevice) -> None:
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "cuda":
+            raise AttributeError(name)
+        self._device.allocating(name)
+        return getattr(np, name)
+
+
+@functools.cache
+def cublas_library() -> ctypes.CDLL:
+    """Compile what stands for cuBLAS, once."""
+    text = SOURCE.read_text() + compiler_version()
+    path = cache_folder() / f"cublas-{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_suffix(".new")
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror"]
+        subprocess.run([*command, "-ffp-contract=off", str(SOURCE), "-o", str(made)], check=True)
+        made.replace(path)
+    library = ctypes.CDLL(str(path))
+    library.stand_in_stream.restype = ctypes.c_void_p
+    library.stand_in_products.restype = ctypes.c_long
+    return library
+
+
+def stand_in_cublas(precision: Any = "float32", stream: Callable[[], int] = lambda: 0) -> Cublas:
+    return Cublas(cublas_library(), stream, np.empty(WORKSPACE, np.uint8), precision)

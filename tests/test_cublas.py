@@ -1,0 +1,98 @@
+"""Matrix products by cuBLAS's C interface, against a library that has the same on the CPU."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from host.device import StandInDevice, cublas_library, stand_in_cublas
+from host.launcher import unavailable_reason
+
+import backprop_gpu as bp
+from backprop_gpu.backends import cublas
+
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+
+SIZES = (1, 2, 3, 33)
+
+
+@pytest.fixture
+def products():
+    opened = stand_in_cublas()
+    yield opened
+    opened.close()
+
+
+def matrix(rows, columns, dtype, transposed, seed=0):
+    """A C-contiguous matrix, or the transpose of one."""
+    values = np.random.default_rng(seed).normal(size=(rows, columns)).astype(dtype)
+    return np.ascontiguousarray(values.T).T if transposed else values
+
+
+@pytest.mark.parametrize("transposed", [*product([False, True], repeat=2)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_matrices_and_of_transposes(products, transposed, dtype):
+    for m, k, n in product(SIZES, repeat=3):
+        A = matrix(m, k, dtype, transposed[0])
+        B = matrix(k, n, dtype, transposed[1], seed=1)
+        out = np.full((m + 1, n), np.nan, dtype)
+        products.gemm(A, B, out[:m])
+        exact = A.astype(np.float64) @ B.astype(np.float64)
+        np.testing.assert_allclose(out[:m], exact, rtol=0, atol=100 * np.finfo(dtype).eps)
+        assert np.isnan(out[m]).all()
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
+def test_a_precision_is_how_many_bits_of_a_factor_count(precision, bits):
+    products = stand_in_cublas(precision)
+    for power in range(30):
+        A, one = np.array([[1 + 2.0**-power]], np.float32), np.ones((1, 1), np.float32)
+        out = np.empty((1, 1), np.float32)
+        products.gemm(A, one, out)
+        assert (out[0, 0] == A[0, 0]) == (power < bits or power > 23)
+    in_double = np.array([[1 + 2.0**-50]])
+    out = np.empty((1, 1))
+    products.gemm(in_double, np.ones((1, 1)), out)
+    assert out == in_double
+    products.close()
+
+
+def test_every_stream_gets_the_workspace_and_is_bound_once():
+    now = [0]
+    products = stand_in_cublas(stream=lambda: now[0])
+    A = np.ones((2, 2))
+    for stream in (0, 7, 7, 0):
+        now[0] = stream
+        products.gemm(A, A, np.empty((2, 2)))  # the stand-in refuses to work without workspace
+        assert (cublas_library().stand_in_stream() or 0) == stream
+    assert cublas_library().stand_in_products() == 4
+    products.close()
+
+
+def test_errors_of_the_library_are_exceptions(products):
+    A = np.ones((2, 2))
+    products.close()
+    with pytest.raises(bp.DeviceError, match="SetStream_v2 failed with status 1, not initialized"):
+        products.gemm(A, A, np.empty((2, 2)))
+    short = cublas.Cublas(cublas_library(), lambda: 0, np.empty(8, np.uint8))
+    with pytest.raises(bp.DeviceError, match="status 7, invalid value"):
+        short.gemm(A, A, np.empty((2, 2)))
+    short.close()
+
+
+def test_what_is_closed_is_given_back_once(products):
+    assert cublas_library().stand_in_is_open()
+    products.close()
+    products.close()
+    assert not cublas_library().stand_in_is_open()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_with_its_products(products, dtype):
+    x = np.random.default_rng(0).normal(size=(11, 3))
+    net = bp.MLP([3, 5, 2], ["tanh", "sigmoid"], device="cpu", dtype=dtype)
+    twin = net.copy(device=StandInDevice().backend(products.gemm))
+    options = {"epochs": 4, "batch_size": 4, "optimizer": bp.Adam(0.01)}
+    expected = bp.train(net, x, np.abs(x[:, :2]) % 1, **options)
+    history = bp.train(twin, x, np.abs(x[:, :2]) % 1, **options)
+    assert history.loss == pytest.approx(expected.loss, rel=1e-5)
+    np.testing.assert_allclose(twin.parameters, net.parameters, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,231 @@
+"""Steps as CUDA graphs, on a stand-in whose stream can be captured; the kernels are the shipped."""
+
+import warnings
+from copy import copy
+
+import numpy as np
+import pytest
+from host.backend import emulated_backend
+from host.device import StandInDevice
+from host.launcher import unavailable_reason
+
+import backprop_gpu as bp
+from backprop_gpu import schedules, windows
+from backprop_gpu.backends.recording import Recording, Replay
+from backprop_gpu.batches import shuffled_batches
+from backprop_gpu.losses import LOSSES
+from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.steps import Steps
+
+pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+
+OPTIMIZERS = (
+    bp.SGD(schedules.StepDecay(0.5, every=1, factor=0.7)),
+    bp.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    bp.AdamW(0.01, weight_decay=0.1),
+)
+
+
+def data(n=23, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.random((n, 2))
+    return rng.normal(size=(n, 3)), y / y.sum(axis=1, keepdims=True)
+
+
+def network(device="cpu", activations=("tanh", "sigmoid"), **options):
+    return bp.MLP([3, 5, 2], activations, device=device, **options)
+
+
+def trained(net, **options):
+    """Parameters and losses, after a training that is long enough for graphs."""
+    options = {"optimizer": bp.SGD(0.1), "epochs": 12, "batch_size": 4} | options
+    history = bp.train(net, *data(), **options)
+    return net.backend.to_numpy(net.parameters), history.loss
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 12, 23], ids=str)
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_graphs_train_as_numpy_does(optimizer, shuffle, batch_size):
+    device = StandInDevice()
+    options = {"optimizer": optimizer, "shuffle": shuffle, "batch_size": batch_size}
+    expected = trained(network(dtype="float64"), **options)
+    parameters, losses = trained(network(device.backend(), dtype="float64"), **options)
+    np.testing.assert_allclose(parameters, expected[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(losses, expected[1], rtol=1e-9)
+    assert device.graph_launches > 0
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [("sigmoid", "mse"), ("softmax", "mse"), ("identity", "sse"), ("softmax", "cce")],
+)
+@pytest.mark.parametrize("hidden", [bp.LeakyReLU(0.1), "gelu"], ids=str)
+def test_graphs_give_the_bits_that_single_launches_give(hidden, output, loss):
+    options = {"loss": loss, "optimizer": bp.Adam(0.01)}
+    alone = trained(network(emulated_backend(), (hidden, output)), **options)
+    as_graphs = trained(network(StandInDevice().backend(), (hidden, output)), **options)
+    np.testing.assert_array_equal(alone[0], as_graphs[0])
+    assert alone[1] == as_graphs[1]
+
+
+def test_an_epoch_is_a_few_launches_of_graphs_and_nothing_else():
+    device = StandInDevice()
+    net = network(device.backend())
+    x, y = data(4 * 13 + 1)  # 14 batches; the first step of a chunk is made alone
+    seen = []
+
+    def look(epoch):
+        seen.append((device.launches, device.graph_launches, device.allocations))
+
+    bp.train(net, x, y, batch_size=4, epochs=8, callbacks=[look])
+    single, graphs, arrays = (np.diff(column)[3:] for column in np.array(seen).T)
+    # 1 step by two graphs, its load by two kernels; then 13 = 8 + 4 + 1 steps, of which the last
+    # one has a batch of its own size.
+    np.testing.assert_array_equal(graphs, 2 + 3)
+    np.testing.assert_array_equal(single, 2)
+    np.testing.assert_array_equal(arrays, 1)  # for the losses of the epoch
+
+
+def test_a_run_on_one_batch_is_a_graph_for_every_window():
+    device = StandInDevice()
+    net = network(device.backend())
+    x, y = net.check_data(*data(4), net.check_loss("mse"))
+    optimizer = bp.SGD(0.1)
+    steps = Steps(net, shuffled_batches(x, y, 4, None, net.backend), LOSSES["mse"], optimizer)
+    run = range(1 + 2 * windows.MOST)
+    for _ in range(2):
+        steps.run(run, numbers_of(optimizer, run, np.zeros(len(run))))
+    # Of a step: two products forward, three backward less dC/dx; bias and activation, twice; the
+    # loss in two stages; a column sum, and a delta with one, in two each; the update.
+    of_a_step = 4 + 2 + 2 + 2 + 2 + 1
+    # The gradients and the update of the first step in the second run, and windows but the first.
+    assert device.graphs == [windows.MOST * (of_a_step + 1), of_a_step, 1]
+    assert device.graph_launches == 3 + 2
+
+
+def test_what_has_no_kernel_is_not_captured_and_trains_all_the_same():
+    own = bp.Activation("cube", lambda xp, z: z**3, lambda xp, z: 3 * z**2, "z")
+    device = StandInDevice()
+    parameters, losses = trained(network(device.backend(), (own, "sigmoid"), dtype="float64"))
+    expected = trained(network("cpu", (own, "sigmoid"), dtype="float64"))
+    np.testing.assert_allclose(parameters, expected[0], rtol=1e-9)
+    np.testing.assert_allclose(losses, expected[1], rtol=1e-9)
+    assert set(device.graphs) == {1}  # the update
+
+
+def test_why_there_is_no_graph():
+    def why_not(*args, optimizer=OPTIMIZERS[0]):
+        return windows.why_not_captured(network(*args), LOSSES["mse"], optimizer)
+
+    class Own(bp.SGD):
+        cuda = None
+
+    cube = bp.Activation("cube", lambda xp, z: z**3, lambda xp, z: 3 * z**2, "z")
+    backend = StandInDevice().backend()
+    assert why_not(backend) is None
+    assert why_not(backend, (cube, "sigmoid")) == "'cube' has no CUDA expressions"
+    assert why_not(backend, ("tanh", cube)) == "'cube' has no CUDA expressions"
+    assert why_not(backend, optimizer=Own()) == "Own has no CUDA expression"
+    assert why_not(emulated_backend()) == "this backend makes no CUDA graphs"
+    assert why_not("cpu") == "the network is on cpu"
+
+
+def test_where_capturing_fails_kernels_are_launched_one_by_one():
+    def fail(calls):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    device = StandInDevice()
+    net = network(device.backend(capture=fail), dtype="float64")
+    with pytest.warns(RuntimeWarning, match="no CUDA graph could be made.*not permitted"):
+        parameters, losses = trained(net)
+    expected = trained(network(dtype="float64"))
+    np.testing.assert_allclose(parameters, expected[0], rtol=1e-9)
+    assert losses == pytest.approx(expected[1])
+
+
+def test_capturing_fails_where_something_is_allocated():
+    device = StandInDevice()
+    backend = device.backend()
+    replay = Replay(Recording([lambda: backend.empty((3,), np.dtype("float32"))]), device.capture)
+    replay()
+    with pytest.warns(RuntimeWarning, match=r"CaptureError: xp\.empty while"):
+        replay()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replay()  # it is not tried again
+    assert device.allocations == 3
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 0.1}, {"clip_value": 0.01}], ids=str)
+def test_clipping_is_between_two_graphs(options):
+    device = StandInDevice()
+    parameters, _ = trained(network(device.backend(), dtype="float64"), **options)
+    expected, _ = trained(network(dtype="float64"), **options)
+    np.testing.assert_allclose(parameters, expected, rtol=1e-9, atol=1e-12)
+    assert len(device.graphs) == 2 * 2  # gradients and update, for whole batches and the remainder
+
+
+def test_batches_from_elsewhere_are_two_graphs_each():
+    device = StandInDevice()
+    net, twin = network(device.backend(), dtype="float64"), network(dtype="float64")
+    x, y = data(20)
+
+    def batches(epoch):
+        return ((x[i : i + 4], y[i : i + 4]) for i in range(0, 20, 4))
+
+    bp.train(net, batches, epochs=5)
+    bp.train(twin, batches, epochs=5)
+    np.testing.assert_allclose(net.parameters, twin.parameters, rtol=1e-9)
+    assert len(device.graphs) == 2
+
+
+def test_divergence_within_a_graph_gives_back_good_parameters():
+    net = bp.MLP([1, 1], ["identity"], device=StandInDevice().backend(), seed=3)
+    with pytest.raises(bp.TrainingDiverged) as caught:
+        bp.train(net, [[1e6]], [[1.0]], optimizer=bp.SGD(1.0), epochs=500)
+    assert np.isfinite(net.parameters).all()
+    assert np.isfinite(caught.value.history.loss).all()
+
+
+def test_memory_that_is_too_small_for_a_batch():
+    device = StandInDevice()
+    backend = device.backend()
+    whole = backend.empty
+
+    def empty(shape, dtype):
+        if np.prod(shape) > 5 * 12 + 1:
+            raise MemoryError
+        return whole(shape, dtype)
+
+    net = network(backend, dtype="float64")
+    backend.empty = empty
+    with pytest.warns(RuntimeWarning, match="too little memory"):
+        parameters, _ = trained(net, batch_size=None)
+    expected, _ = trained(network(dtype="float64"), batch_size=None)
+    np.testing.assert_allclose(parameters, expected, rtol=1e-9)
+
+
+# The same on a GPU, where a warning (no graph could be made) is an error.
+
+
+@pytest.fixture
+def launching_singly(backend):
+    singly = copy(backend)
+    singly._capture = None
+    return singly
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+@pytest.mark.parametrize("batch_size", [None, 4], ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_on_a_gpu(optimizer, batch_size, backend, launching_singly, dtype):
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 200}
+    nets = [network(device, dtype=dtype) for device in (backend, launching_singly, "cpu")]
+    assert windows.why_not_captured(nets[0], LOSSES["mse"], optimizer) is None
+    by_graphs, by_launches, by_numpy = (trained(net, path="steps", **options) for net in nets)
+    np.testing.assert_array_equal(by_graphs[0], by_launches[0])
+    assert by_graphs[1] == by_launches[1]
+    tolerance = {"float32": 1e-3, "float64": 1e-9}[dtype.name]
+    np.testing.assert_allclose(by_graphs[0], by_numpy[0], rtol=tolerance, atol=tolerance)
