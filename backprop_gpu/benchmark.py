@@ -80,25 +80,31 @@ NETWORKS = {
 
 
 def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
-    """Return the library's passes, into arrays that are there already, and steps of `train`."""
+    """Return the library's passes, recorded as training has them, and steps of `train`."""
     loss = net.check_loss("mse")
     trace, gradients = net.new_trace(x), net.new_gradients(len(x))
-    feed_forward(net.backend, net.layers, trace)
 
-    def forward(times: int) -> None:
-        with _in_training(net, len(x)):
-            for _ in range(times):
-                feed_forward(net.backend, net.layers, trace)
+    def forward(backend: Backend) -> None:
+        feed_forward(backend, net.layers, trace)
 
-    def backward(times: int) -> None:
-        with _in_training(net, len(x)):
-            for _ in range(times):
-                propagate_back(net.backend, net.layers, trace, y, loss, gradients, gradients.C)
+    def backward(backend: Backend) -> None:
+        propagate_back(backend, net.layers, trace, y, loss, gradients, gradients.C)
+
+    def repeated(work: Callable[[Backend], None]) -> Repeat:
+        replay = net.backend.record(work)
+        replay()
+
+        def repeat(times: int) -> None:
+            with _in_training(net, len(x)):
+                for _ in range(times):
+                    replay()
+
+        return repeat
 
     def step(times: int) -> None:
-        train(net, x, y, loss=loss, epochs=times)
+        train(net, x, y, loss=loss, epochs=times, path="steps")
 
-    return {"forward": forward, "backward": backward, "step": step}
+    return {"forward": repeated(forward), "backward": repeated(backward), "step": step}
 
 
 def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:

@@ -40,7 +40,7 @@ class Feed:
         self._columns, self._backend, self._dtype = columns, backend, dtype
         self._iterator: Generator[tuple[Array, Array], None, None] | None = None
         self._place = self._wanted = (0, 0)
-        self._make_room(stream.batch_size or 1)
+        self._make_room(stream.batch_size or 256)  # or larger, when such a batch comes
 
     def arrays(self) -> tuple[Array, Array]:
         return self._x, self._y

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, TrainingDiverged, check_count
@@ -15,6 +17,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, cores, plan
+from backprop_gpu.running import Run
 from backprop_gpu.training import train
 
 
@@ -79,7 +82,7 @@ def train_many(
             raise DtypeError(f"nets[{i}] is {net!r}; expected an MLP")
     if len({id(net) for net in nets}) < len(nets):
         raise DomainError("nets holds one network twice; give each a network of its own")
-    if optimizers is None or not isinstance(optimizers, Sequence):
+    if not isinstance(optimizers, Sequence) or isinstance(optimizers, str):
         optimizers = [SGD() if optimizers is None else optimizers] * len(nets)
     seeds = range(len(nets)) if seeds is None else seeds
     _check_length("optimizers", optimizers, nets)
@@ -89,15 +92,25 @@ def train_many(
     workers = cores() if threads is None else check_count("threads", threads)
     jobs: list[dict[str, Any]] = []
     shared_by = 1
+    data: dict[Hashable, tuple[Array, Array]] = {}  # networks of one kind share them
     for i, (net, optimizer, seed) in enumerate(zip(nets, optimizers, seeds, strict=True)):
+        check_count(f"seeds[{i}]", seed, least=0)
+        if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
+            raise DomainError(
+                f"optimizers[{i}] is {optimizer!r}; expected one like SGD(learning_rate=0.01)"
+            )
         entry = net.check_loss(loss)
-        x_own, y_own = net.check_data(x, y, entry)
+        kind = net.device, net.dtype, net.layer_sizes[0], net.layer_sizes[-1]
+        if kind not in data:
+            data[kind] = net.check_data(x, y, entry)
+            net.backend.synchronize()  # the others may compute on other streams
+        x_checked, y_checked = data[kind]
+        index = None
         if rows is not None:
-            index = _checked_rows(f"rows[{i}]", rows[i], len(x_own), net)
-            x_own, y_own = x_own[index], y_own[index]
+            index = _checked_rows(f"rows[{i}]", rows[i], len(x_checked))
         chosen = plan(
             net,
-            samples=len(x_own),
+            samples=len(x_checked) if index is None else len(index),
             loss=entry,
             optimizer=optimizer,
             epochs=epochs * len(nets),  # one compilation serves them all
@@ -107,23 +120,41 @@ def train_many(
         shared_by = max(shared_by, chosen.threads or 1)
         jobs.append(
             {
-                **{"net": net, "x": x_own, "y": y_own, "loss": entry, "optimizer": optimizer},
-                **{"seed": seed, "epochs": epochs, "batch_size": batch_size, "shuffle": shuffle},
-                "path": chosen.path,
+                **{"net": net, "x": x_checked, "y": y_checked, "index": index, "loss": entry},
+                **{"optimizer": optimizer, "seed": seed, "epochs": epochs},
+                **{"batch_size": batch_size, "shuffle": shuffle, "path": chosen.path},
             }
         )
     histories: list[History | None] = [None] * len(nets)
     compiled = [i for i, job in enumerate(jobs) if job["path"] == "compiled"]
+    stopped = Event()
     with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
-        trained = pool.map(_train_one, [jobs[i] for i in compiled])
-        for i, history in zip(compiled, trained, strict=True):
-            histories[i] = history
+        trained = pool.map(lambda i: _train_one(jobs[i], stopped), compiled)
+        try:
+            for i, history in zip(compiled, trained, strict=True):
+                histories[i] = history
+        finally:  # Ctrl-C comes to this thread alone
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
     return [history or _train_one(jobs[i]) for i, history in enumerate(histories)]
 
 
-def _train_one(job: dict[str, Any]) -> History:
+class _StoppedError(Exception):
+    """Another network's training was interrupted, or failed."""
+
+
+def _train_one(job: dict[str, Any], stopped: Event | None = None) -> History:
+    def look(run: Run) -> None:
+        if stopped is not None and stopped.is_set():
+            raise _StoppedError
+
+    net, x, y, index = (job.pop(name) for name in ("net", "x", "y", "index"))
+    if index is not None:
+        with net.backend.computing():
+            index = net.backend.asarray(index, index.dtype)
+            x, y = x[index], y[index]
     try:
-        return train(**job)
+        return train(net, x, y, progress=look, **job)
     except TrainingDiverged as error:
         error.history.stopped_by = "divergence"
         return error.history
@@ -135,7 +166,7 @@ def _check_length(name: str, given: Any, nets: Sequence[MLP]) -> None:
         raise ShapeError(f"{name} has {count}; expected one for each of the {len(nets)} networks")
 
 
-def _checked_rows(name: str, given: Any, samples: int, net: MLP) -> Array:
+def _checked_rows(name: str, given: Any, samples: int) -> NDArray[np.int64]:
     index = np.asarray(given)
     if index.ndim != 1 or not len(index) or index.dtype.kind not in "iu":
         raise ShapeError(
@@ -144,4 +175,4 @@ def _checked_rows(name: str, given: Any, samples: int, net: MLP) -> Array:
     low, high = index.min(), index.max()
     if low < 0 or high >= samples:
         raise ShapeError(f"{name} holds {low} to {high}; expected 0 to {samples - 1}")
-    return net.backend.asarray(index, index.dtype)
+    return index.astype(np.int64)

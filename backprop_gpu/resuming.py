@@ -11,15 +11,17 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
 from backprop_gpu.checkpoint import SavedNetwork, read, save
 from backprop_gpu.errors import (
     DomainError,
@@ -28,6 +30,7 @@ from backprop_gpu.errors import (
     check_count,
     check_positive,
 )
+from backprop_gpu.mlp import MLP
 from backprop_gpu.running import Run
 from backprop_gpu.stopping import BestEpoch
 from backprop_gpu.version import __version__
@@ -35,15 +38,13 @@ from backprop_gpu.version import __version__
 HISTORY = ("loss", "validation_loss", "learning_rate")
 
 
-class Checkpoints:
-    """The checkpoints of one run in a folder.
+class Folder:
+    """A folder of checkpoints, each with the number of the step before which it was written.
 
     Parameters
     ----------
-    folder : path or None
-        Made if it isn't there. With None there are no checkpoints.
-    every : float
-        After how many epochs one is written; 0.1 is ten times an epoch.
+    folder : path
+        Made if it isn't there.
     keep : int
         How many of the newest stay.
     resume : bool
@@ -55,102 +56,169 @@ class Checkpoints:
         If the folder can't be used, or holds checkpoints and `resume` is False.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        every: float,
-        keep: int,
-        resume: bool,
-    ) -> None:
-        self._identity: dict[str, Any] = {}
-        self.every = check_positive("checkpoint_every", every)
-        self.keep = check_count("checkpoint_keep", keep)
-        self._current: Path | None = None  # what this run wrote last, or began with
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is None:
-            return
+    def __init__(self, folder: str | os.PathLike[str], keep: int, *, resume: bool) -> None:
+        self.place, self.keep = Path(folder), check_count("checkpoint_keep", keep)
+        self._current: Path | None = None  # what was written last, or read at first
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            found = _files(self.folder)
+            self.place.mkdir(parents=True, exist_ok=True)
+            found = _files(self.place)
             if found and not resume:
                 raise FileFormatError(
-                    f"{self.folder} holds checkpoints of an earlier run ({found[-1].name}); go on "
+                    f"{self.place} holds checkpoints of an earlier run ({found[-1].name}); go on "
                     "from them with resume=True, or choose another folder"
                 )
-            for torn in self.folder.glob(".saving-*"):  # a run was killed while it wrote them
+            for torn in self.place.glob(".saving-*"):  # a run was killed while it wrote them
                 torn.unlink()
         except OSError as error:
             raise FileFormatError(
                 f"checkpoint={str(folder)!r} can't be used as a folder: {error.strerror or error}"
             ) from error
 
+    def write(
+        self,
+        step: int,
+        net: MLP,
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+    ) -> None:
+        """Write a checkpoint, unless it is there or the parameters are not finite."""
+        path = self.place / f"step-{step:012}.safetensors"
+        # The last update, whose loss nobody has seen, may have left NaN or infinity.
+        if path == self._current or not bool(net.backend.xp.isfinite(net.parameters).all()):
+            return
+        notes = {"run": dict(identity), "step": step, "version": __version__, **notes}
+        save(net, path, notes=notes, arrays=arrays)
+        self._current = path
+        # A later one is there if it can't be read, and says nothing about those before it.
+        for old in [file for file in _files(self.place) if file <= path][: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def restore(
+        self,
+        backend: Backend,
+        identity: Mapping[str, Any],
+        take: Callable[[SavedNetwork], None],
+    ) -> bool:
+        """Hand the newest checkpoint that can be read to `take`; return whether there is one.
+
+        Parameters
+        ----------
+        backend : Backend
+        identity : mapping
+            What has to be the same for a run to go on.
+        take : callable (SavedNetwork)
+            May raise LookupError, TypeError, ValueError or ArithmeticError, before it changes
+            anything, if what is there makes no sense.
+
+        Raises
+        ------
+        FileFormatError
+            If none of the checkpoints can be read.
+        DomainError
+            If they are of another run.
+        """
+        problems: list[str] = []
+        for path in reversed(_files(self.place)):
+            try:
+                saved = read(path, device=backend)
+                _check_identity(path, saved, identity)
+                _take(path, saved, take)
+            except FileFormatError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; resuming from {path.name}", stacklevel=4)
+            self._current = path
+            return True
+        if problems:
+            raise FileFormatError(f"no checkpoint can be read: {'; '.join(problems)}")
+        return False
+
+
+def _take(path: Path, saved: SavedNetwork, take: Callable[[SavedNetwork], None]) -> None:
+    try:
+        take(saved)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise FileFormatError(
+            f"{path} does not describe a run ({type(error).__name__}: {error!s:.200})"
+        ) from error
+
+
+def _check_identity(path: Path, saved: SavedNetwork, identity: Mapping[str, Any]) -> None:
+    theirs = saved.notes.get("run")
+    if not isinstance(theirs, dict):
+        raise FileFormatError(f"{path} is a network, but no checkpoint of a training run")
+    for name, value in identity.items():
+        if theirs.get(name) != value:
+            raise DomainError(
+                f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
+                f"{value}; make them the same, or choose another folder"
+            )
+
+
+def without_addresses(value: Any) -> str:
+    """Return the repr of something; functions have an address there, another in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def like_parameters(net: MLP, array: NDArray[Any]) -> Array:
+    """Return a saved array that is as long as the parameters, on the network's device."""
+    if array.shape != net.parameters.shape:
+        raise ShapeError(f"an array has shape {array.shape}")
+    return net.backend.asarray(array, net.dtype)
+
+
+class Checkpoints:
+    """The checkpoints of one run of `train`.
+
+    Parameters
+    ----------
+    folder : path or None
+        With None there are none.
+    every : float
+        After how many epochs one is written; 0.1 is ten times an epoch.
+    keep, resume
+        As of `Folder`.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, every: float, keep: int, *, resume: bool
+    ) -> None:
+        self.every = check_positive("checkpoint_every", every)
+        self._folder = None if folder is None else Folder(folder, keep, resume=resume)
+        self._identity: dict[str, Any] = {}
+
     def steps_between(self, per_epoch: int | None) -> int | None:
         """Return after how many steps one is due; None where an epoch's end has to be awaited."""
-        if self.folder is None or per_epoch is None:
+        if self._folder is None or per_epoch is None:
             return None
         return max(1, round(self.every * per_epoch))
 
     def write_if_due(self, run: Run, best: BestEpoch | None, *, last: bool = False) -> None:
         """Write a checkpoint if it is time for one, or if it is the last."""
-        if self.folder is None:
+        if self._folder is None:
             return
         steps = self.steps_between(run.path.batches.per_epoch)
         if steps is None:
             due = not run.losses and len(run.history.loss) % max(1, round(self.every)) == 0
         else:
             due = run.step % steps == 0
-        path = self.folder / f"step-{run.step:012}.safetensors"
-        if not (due or last) or path == self._current or not _is_finite(run):
-            return
-        _write(path, run, best, self._identity)
-        self._current = path
-        # A later one is there if it can't be read, and says nothing about those before it.
-        for old in [file for file in _files(self.folder) if file <= path][: -self.keep]:
-            old.unlink(missing_ok=True)
+        if due or last:
+            self._folder.write(run.step, run.path.net, self._identity, *_content(run, best))
 
     def restore(self, run: Run, best: BestEpoch | None, **identity: Any) -> None:
         """Bring a run to where the newest checkpoint that can be read was written.
 
         If there is none, the first is written: what keeps it from being written shows before
         anything is trained. `identity` is what has to be the same for a run to go on.
-
-        Raises
-        ------
-        FileFormatError
-            If none of the checkpoints can be read, or the first can't be written.
-        DomainError
-            If they are of another run.
         """
-        if self.folder is None:
+        if self._folder is None:
             return
         self._identity = _identity_of(run, **identity)
-        problems: list[str] = []
-        for path in reversed(_files(self.folder)):
-            try:
-                saved = read(path, device=run.path.net.backend)
-                self._check(path, saved)
-                _restore(path, saved, run, best)
-            except FileFormatError as error:
-                problems.append(str(error))
-                continue
-            for problem in problems:
-                warnings.warn(f"{problem}; resuming from {path.name}", stacklevel=3)
-            self._current = path
-            return
-        if problems:
-            raise FileFormatError(f"no checkpoint can be read: {'; '.join(problems)}")
-        self.write_if_due(run, best)
-
-    def _check(self, path: Path, saved: SavedNetwork) -> None:
-        theirs = saved.notes.get("run")
-        if not isinstance(theirs, dict):
-            raise FileFormatError(f"{path} is a network, but no checkpoint of a training run")
-        for name, value in self._identity.items():
-            if theirs.get(name) != value:
-                raise DomainError(
-                    f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
-                    f"{value}; make them the same, or choose another folder"
-                )
+        backend = run.path.net.backend
+        if not self._folder.restore(backend, self._identity, lambda s: _restore(s, run, best)):
+            self.write_if_due(run, best)
 
 
 def path_of_newest(folder: str | os.PathLike[str]) -> Any:
@@ -169,62 +237,48 @@ def _files(folder: Path) -> list[Path]:
 def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
     """Return what has to be the same for a run to go on; numbers and text, as JSON has them."""
     net, path = run.path.net, run.path
-    # A function has no name but its address, which is another one in every process.
-    optimizer = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(path.optimizer))
     return {
         "layer_sizes": list(net.layer_sizes),
         "activations": [str(g) for g in net.activations],
         "dtype": net.dtype.name,
         **others,
-        "optimizer": optimizer,
+        "optimizer": without_addresses(path.optimizer),
         "batch_size": path.batches.batch_size,
         "per_epoch": path.batches.per_epoch,
     }
 
 
-def _write(path: Path, run: Run, best: BestEpoch | None, identity: Mapping[str, Any]) -> None:
+def _content(run: Run, best: BestEpoch | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the notes and the arrays that a run goes on from."""
     net, history = run.path.net, run.history
     arrays: dict[str, Any] = {
         f"optimizer.{i}": net.backend.to_numpy(slot) for i, slot in enumerate(run.path.state)
     }
     arrays |= {f"history.{name}": np.array(getattr(history, name), float) for name in HISTORY}
     arrays |= {"losses": np.array(run.losses, float), "counts": np.array(run.counts, np.int64)}
-    notes: dict[str, Any] = {"run": identity, "step": run.step, "version": __version__}
     if run.losses:  # what the epoch began with
         arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
     if best is not None and best.parameters is not None:
         arrays["best"] = net.backend.to_numpy(best.parameters)
-    if best is not None:
-        notes |= {"best_loss": best.loss, "best_epoch": best.epoch}
-    save(net, path, notes=notes, arrays=arrays)
+    notes = {} if best is None else {"best_loss": best.loss, "best_epoch": best.epoch}
+    return notes, arrays
 
 
-def _restore(path: Path, saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
+def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     """Bring a run to where a checkpoint was written; raise before anything is changed."""
     net, arrays, notes = run.path.net, saved.arrays, saved.notes
-
-    def like_parameters(name: str) -> Array:
-        if arrays[name].shape != net.parameters.shape:
-            raise ShapeError(f"{name} has shape {arrays[name].shape}")
-        return net.backend.asarray(arrays[name], net.dtype)
-
-    try:
-        slots = [like_parameters(f"optimizer.{i}") for i in range(len(run.path.state))]
-        safe = like_parameters("safe") if "safe" in arrays else saved.net.parameters
-        best_parameters = like_parameters("best") if "best" in arrays else None
-        best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
-        history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
-        losses, counts = list(map(float, arrays["losses"])), list(map(int, arrays["counts"]))
-        step, done = int(notes["step"]), len(history["loss"])
-        per_epoch = run.path.batches.per_epoch
-        made = step if per_epoch is None else done * per_epoch + len(losses)
-        found = step, len(history["learning_rate"]), len(counts)
-        if found != (made, done + bool(losses), len(losses)):
-            raise ShapeError("its step and the lengths of its history contradict each other")
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise FileFormatError(
-            f"{path} does not describe a run ({type(error).__name__}: {error!s:.200})"
-        ) from error
+    slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.path.state))]
+    safe = like_parameters(net, arrays["safe"]) if "safe" in arrays else saved.net.parameters
+    best_parameters = like_parameters(net, arrays["best"]) if "best" in arrays else None
+    best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
+    history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
+    losses, counts = list(map(float, arrays["losses"])), list(map(int, arrays["counts"]))
+    step, done = int(notes["step"]), len(history["loss"])
+    per_epoch = run.path.batches.per_epoch
+    made = step if per_epoch is None else done * per_epoch + len(losses)
+    found = step, len(history["learning_rate"]), len(counts)
+    if found != (made, done + bool(losses), len(losses)):
+        raise ShapeError("its step and the lengths of its history contradict each other")
 
     net.parameters[...] = saved.net.parameters
     for slot, kept in zip(run.path.state, slots, strict=True):
@@ -235,9 +289,3 @@ def _restore(path: Path, saved: SavedNetwork, run: Run, best: BestEpoch | None) 
     run.path.safe.parameters[...] = safe
     if best is not None:
         best.loss, best.epoch, best.parameters = best_loss, best_epoch, best_parameters
-
-
-def _is_finite(run: Run) -> bool:
-    """Return whether the last update, whose loss nobody has seen, left no NaN or infinity."""
-    net = run.path.net
-    return bool(net.backend.xp.isfinite(net.parameters).all())

@@ -26,7 +26,8 @@ def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any =
     Parameters
     ----------
     estimator : object
-        Anything with ``coefs_``, ``intercepts_``, ``activation`` and ``out_activation_``.
+        Anything with ``coefs_``, ``intercepts_``, ``activation`` and ``out_activation_``. This
+        library's own estimators hand out a copy of their ``network_``.
     device : {"auto", "cpu", "cuda", "cuda:N"} or Backend
     dtype : {"float32", "float64"}, optional
         Default: that of the coefficients.
@@ -39,6 +40,8 @@ def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any =
         If it has an activation that is not registered here.
     """
     kind = type(estimator).__name__
+    if isinstance(own := getattr(estimator, "network_", None), MLP):
+        return own.copy(device=device, dtype=dtype)
     for name in ("activation", "coefs_", "intercepts_", "out_activation_"):
         if not hasattr(estimator, name):
             unfitted = hasattr(estimator, "activation")

@@ -54,7 +54,7 @@ def train(
     clip_value: float | None = None,
     clip_sample_norm: float | None = None,
     callbacks: Sequence[Callback] = (),
-    progress: bool = False,
+    progress: bool | Callable[[Run], None] = False,
     path: PathName = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 1,
@@ -98,9 +98,10 @@ def train(
         no single sample moves the network far.
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch; returning True stops the training.
-    progress : bool
+    progress : bool or callable (Run)
         Show a progress bar (extra ``progress``), with the loss, samples a second and the time
-        that is left; none in a pipe or a file.
+        that is left; none in a pipe or a file. Or what is called some ten times a second with
+        how far the training is; what it raises ends the training.
     path : {"auto", "steps", "compiled"}
         How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
         rounding.
@@ -196,7 +197,7 @@ def train(
             keep_a = clip_sample_norm is not None
             steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
         run = Run(steps, history)
-        checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume)
+        checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
         checkpoints.restore(
             run,
             watch.best,
@@ -289,10 +290,12 @@ def _check_helpers(
 
 
 @contextmanager
-def _progress_bar(show: bool, epochs: int) -> Iterator[Callable[[Run], None]]:
+def _progress_bar(
+    show: bool | Callable[[Run], None], epochs: int
+) -> Iterator[Callable[[Run], None]]:
     """Yield what shows how far a run has come."""
-    if not show:
-        yield lambda run: None
+    if callable(show) or not show:
+        yield show or (lambda run: None)
         return
     try:
         from tqdm import tqdm

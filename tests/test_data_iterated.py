@@ -116,8 +116,8 @@ def test_the_generator_runs_in_a_thread_that_ends_when_the_epoch_is_left():
         ((np.full((1, 2), np.nan), np.ones((1, 1))), errors.NonFiniteError, "x of batch 3"),
         ((np.ones((1, 2)), [["a"]]), errors.DtypeError, "y of batch 3 has dtype <U1"),
         ((np.ones((1, 2)), np.full((1, 1), 7)), errors.DomainError, "y of batch 3 .* from 7 to 7"),
-        (np.ones((2, 2)), errors.DtypeError, "batch 3 is of type ndarray; expected"),
-        (None, errors.DtypeError, "batch 3 is of type NoneType; expected"),
+        (np.ones((2, 2)), errors.DtypeError, "batch 3 is of type ndarray; without y"),
+        (None, errors.DtypeError, "batch 3 is of type NoneType; without y"),
     ],
 )
 def test_what_is_wrong_with_a_batch_names_it(pair, error, message):

@@ -71,6 +71,12 @@ def test_reading_on_decodes_a_row_group_once(path, monkeypatch):
     assert decoded == [0, 1, 2, 3, 2, 2]
 
 
+def test_a_dataset_with_a_filter_is_refused(path):
+    source = pyarrow.dataset.dataset(path).filter(pyarrow.dataset.field("a") < 0)
+    with pytest.raises(errors.DomainError, match="with a filter"):
+        ParquetColumns(source, ["a"])
+
+
 def test_folders_datasets_and_open_files_are_read_too(path, tmp_path):
     for name in ("1.parquet", "2.parquet"):
         pyarrow.parquet.write_table(table(), tmp_path / name, row_group_size=700)

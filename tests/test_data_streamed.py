@@ -232,6 +232,8 @@ def test_a_memmap_can_be_had_as_an_array(tmp_path):
     x = npy(tmp_path, matrix(5))
     assert is_streamed(x[1:])
     assert not is_streamed(np.asarray(x))
+    assert not is_streamed(x.copy())
+    assert not is_streamed(x.astype(float))
 
 
 def test_a_file_of_numbers_is_one_column(tmp_path):

@@ -353,6 +353,7 @@ def test_the_network_inside_is_for_everything_else():
         ({"loss": "binary_cross_entropy"}, LENGTH, bp.DomainError, "between 0 and 1"),
         ({"device": "gpu"}, LENGTH, bp.DeviceError, "unknown device"),
         ({"dtype": "float16"}, LENGTH, bp.DtypeError, "float16"),
+        ({"callbacks": [print, 3]}, LENGTH, bp.DomainError, "callbacks"),
         ({"alpha": -1}, LENGTH, ValueError, "'alpha' parameter of MLPRegressor must be"),
         ({"hidden_layer_sizes": [3, 0]}, LENGTH, ValueError, "must be > 0"),
     ],
@@ -378,6 +379,17 @@ def test_classes_that_come_later_are_named_at_first():
     assert model.partial_fit(X, SPECIES).predict_proba(X).shape == (150, 3)
     with pytest.raises(ValueError, match="has classes not in"):
         model.partial_fit(X, SPECIES + 1)
+
+
+def test_class_weights_serve_parts_without_some_of_the_classes():
+    by_class = {0: 0.5, 1: 2.0}
+    weights = np.array([0.5, 2.0, 1.0])[SPECIES]
+    one = MLPClassifier(**SMALL, class_weight=by_class, device="cpu")
+    other = MLPClassifier(**SMALL, device="cpu")
+    for part in (SPECIES > 0, SPECIES < 2):
+        one.partial_fit(X[part], SPECIES[part], classes=[0, 1, 2])
+        other.partial_fit(X[part], SPECIES[part], weights[part], classes=[0, 1, 2])
+    assert_same_model(other, one)
 
 
 def test_balanced_classes_need_all_samples():

@@ -12,6 +12,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
 import backprop_gpu as bp
+from backprop_gpu import estimators
 from backprop_gpu.sklearn_import import from_sklearn
 
 RNG = np.random.default_rng(0)
@@ -137,3 +138,15 @@ def test_what_does_not_fit_together(wrong, kind, message):
     assert from_sklearn(SimpleNamespace(**estimator)).layer_sizes == (2, 3, 1)
     with pytest.raises(kind, match=message):
         from_sklearn(SimpleNamespace(**estimator | wrong))
+
+
+def test_an_estimator_of_this_library_hands_out_a_copy_of_its_network():
+    settings = {"activation": ["leaky_relu", "gelu"], "leak": 0.3, "device": "cpu"}
+    estimator = fitted(estimators.MLPClassifier, TARGETS["four classes"], **settings)
+    net = from_sklearn(estimator, device="cpu")
+    assert net.activations == estimator.network_.activations
+    np.testing.assert_array_equal(net(X), estimator.predict_proba(X))
+    net.parameters[:] = 0
+    assert estimator.network_.parameters.any()
+    with pytest.raises(bp.DtypeError, match="call its fit first"):
+        from_sklearn(estimators.MLPClassifier())

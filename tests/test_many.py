@@ -1,5 +1,8 @@
 """Many networks at once: each gets what a training of its own would give it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,6 +50,17 @@ def test_on_every_backend(backend):
     assert histories[0].loss != histories[1].loss
 
 
+def test_the_data_are_converted_once(monkeypatch):
+    converted = []
+    check_data = bp.MLP.check_data
+    monkeypatch.setattr(
+        bp.MLP, "check_data", lambda net, x, *more: converted.append(x) or check_data(net, x, *more)
+    )
+    x, y = data()
+    bp.train_many(networks(5, dtype="float32"), x, y, path="steps")
+    assert [x is given for given in converted].count(True) == 1
+
+
 def test_networks_of_different_sizes():
     x, y = data()
     nets = [bp.MLP([3, width, 2], device="cpu", dtype="float64") for width in (1, 2, 33)]
@@ -73,6 +87,11 @@ def test_one_that_diverges_leaves_the_others_alone(path):
         ({"rows": [[0], [1], [99]]}, r"rows\[2\] holds 99 to 99; expected 0 to 10"),
         ({"rows": [[0], [1], [0.5]]}, r"rows\[2\] has shape .* expected row numbers"),
         ({"threads": 0}, "threads"),
+        ({"seeds": [0, 1, -1]}, r"seeds\[2\] is -1"),
+        ({"optimizers": [bp.SGD(), bp.SGD(), "adam"]}, r"optimizers\[2\] is 'adam'"),
+        ({"optimizers": "adam"}, r"optimizers\[0\] is 'adam'"),
+        ({"epochs": -1}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
     ],
 )
 def test_what_does_not_fit_is_an_error_before_anything_is_changed(options, message):
@@ -91,3 +110,30 @@ def test_the_same_network_twice_is_an_error():
     with pytest.raises(bp.DtypeError, match=r"nets\[0\]"):
         bp.train_many(["net"], *data())
     assert bp.train_many([], *data()) == []
+
+
+def test_an_interrupt_stops_all_of_them():
+    script = """if True:
+        import os, signal, threading, time
+        import numpy as np
+        import backprop_gpu as bp
+        nets = [bp.MLP([3, 8, 2], device="cpu", seed=i) for i in range(6)]
+        x, y = np.random.rand(50, 3), np.random.rand(50, 2)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            bp.train_many(nets, x, y, epochs=10**9, batch_size=5)
+        except KeyboardInterrupt:
+            print("stopped")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout == "stopped\n", done.stderr
+
+
+def test_progress_can_be_anything_that_is_called():
+    (net,) = networks(1)
+    seen = []
+    bp.train(net, *data(), epochs=20, progress=lambda run: seen.append(run.epochs_passed))
+    assert seen == sorted(seen)
+    assert seen[-1] == 20

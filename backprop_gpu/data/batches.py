@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from backprop_gpu.arrays import Array, ArrayModule
@@ -31,7 +31,7 @@ class Batches(Protocol):
     @property
     def per_epoch(self) -> int | None: ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Array], None, None]:
         """Go through the batches of an epoch, from batch number `start` on.
 
         Each is (x, y), checked, new arrays in the network's dtype on its device, C-contiguous.

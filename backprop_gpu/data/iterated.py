@@ -92,19 +92,15 @@ class IteratedBatches:
         number = -1
         for number, pair in enumerate(pairs):
             if number >= start:
-                yield self._checked(pair, f" of batch {number}")
+                yield self._checked(checked_pair(pair, number), f" of batch {number}")
         if number < 0:
             raise ShapeError(f"epoch {epoch} has no batches: {type(pairs).__name__} gave none")
 
-    def _checked(self, pair: Any, where: str) -> tuple[Array, Array]:
+    def _checked(self, pair: tuple[Any, Any], where: str) -> tuple[Array, Array]:
         """Return copies of x and y in the network's dtype on its device.
 
         They are copies because whoever makes batches may write the next one over this one.
         """
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise DtypeError(
-                f"what came in place{where} is of type {type(pair).__name__}; expected (x, y)"
-            )
         backend, (inputs, outputs) = self._backend, self._columns
         x_name, y_name = f"x{where}", f"y{where}"
         x = as_matrix(pair[0], x_name, inputs, "input node", backend, self._dtype)
@@ -115,3 +111,13 @@ class IteratedBatches:
             x, y = x.copy(), y.copy()
             backend.synchronize()  # the training may compute on another stream
         return x, y
+
+
+def checked_pair(pair: Any, number: int) -> tuple[Any, Any]:
+    """Return x and y of a batch; raise DtypeError if there are not the two of them."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise DtypeError(
+            f"batch {number} is of type {type(pair).__name__}; without y, the data have to be "
+            "pairs (x, y)"
+        )
+    return pair[0], pair[1]

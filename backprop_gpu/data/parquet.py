@@ -152,9 +152,14 @@ def _openers(source: Any) -> list[Opener]:
             f"the source is {source!r:.80}; expected a path, a pyarrow.parquet.ParquetFile or a "
             "pyarrow.dataset.Dataset of files"
         )
-    return [
-        partial(ParquetFile, path, filesystem=source.filesystem, **BOUNDED) for path in source.files
-    ]
+    try:
+        paths = [fragment.path for fragment in source.get_fragments()]
+    except ValueError as error:
+        raise DomainError(
+            f"the source is a dataset with a filter, and whole files are read ({error}); write "
+            "what is left to files of its own"
+        ) from error
+    return [partial(ParquetFile, path, filesystem=source.filesystem, **BOUNDED) for path in paths]
 
 
 def _described(opener: Opener) -> tuple[Any, list[int]]:

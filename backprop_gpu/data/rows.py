@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import numeric, on_gpu
 from backprop_gpu.data.parquet import ParquetColumns
-from backprop_gpu.errors import DeviceError, FileFormatError, NonFiniteError, ShapeError
+from backprop_gpu.errors import (
+    DeviceError,
+    DomainError,
+    DtypeError,
+    FileFormatError,
+    NonFiniteError,
+    ShapeError,
+)
 
 # What an object has that hands out all of itself at once.
 WHOLE = ("__array__", "__dlpack__", "__cuda_array_interface__", "toarray")
@@ -25,10 +32,10 @@ def is_streamed(values: Any) -> bool:
 
     A `numpy.memmap` is, and what has a shape and can be sliced by rows but does not hand itself
     out whole (`WHOLE`). What has `chunks` is in any case: HDF5 datasets, Zarr and Dask arrays.
-    ``numpy.asarray`` of a memmap is not.
+    ``numpy.asarray`` of a memmap is not, nor a copy of one, though its type is that of a memmap.
     """
     if isinstance(values, np.ndarray):
-        return isinstance(values, np.memmap)
+        return isinstance(values, np.memmap) and values.mode is not None
     if isinstance(values, memoryview):
         return False
     kind = type(values)
@@ -112,6 +119,8 @@ class Rows:
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 self._read(first, out)
+        except (DomainError, DtypeError, ShapeError):
+            raise  # it was read, and is not what it should be
         except Exception as error:
             raise FileFormatError(
                 f"rows {first:,} to {first + len(out):,} of {self.name}, which has "
@@ -142,7 +151,7 @@ def _check_shape(shape: tuple[int, ...], name: str, columns: int, streamed: bool
 def _reader(values: Any) -> Read:
     if isinstance(values, ParquetColumns):
         return values.read_into
-    if isinstance(values, np.memmap) and (read := _file_reader(values)):
+    if isinstance(values, np.memmap) and (read := file_reader(values)):
         return read
 
     def read_slice(first: int, out: NDArray[Any]) -> None:
@@ -154,7 +163,7 @@ def _reader(values: Any) -> Read:
     return read_slice
 
 
-def _file_reader(mapped: np.memmap[Any, Any]) -> Read | None:
+def file_reader(mapped: np.memmap[Any, Any]) -> Read | None:
     """Return what reads the file under a memmap, or None if the map may not be what the file is.
 
     Pages that are read through a map count as the process's memory, and a map of a file that has

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, ClassVar, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.neural_network import MLPRegressor as SklearnRegressor
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import Array, float_dtype, on_gpu
-from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.errors import NonFiniteError, ShapeError
-from backprop_gpu.estimators.batches import Samples, check_data, outputs_of
+from backprop_gpu.backends import Backend, Precision, choose_backend
+from backprop_gpu.data import is_streamed
+from backprop_gpu.errors import DomainError, NonFiniteError, ShapeError
+from backprop_gpu.estimators.batches import Samples, check_data, held, outputs_of
 from backprop_gpu.estimators.fitted import FittedNetwork
 from backprop_gpu.estimators.lbfgs import fit_lbfgs
-from backprop_gpu.estimators.stochastic import NON_FINITE, NOTES, fit_stochastic
+from backprop_gpu.estimators.learner import NON_FINITE
+from backprop_gpu.estimators.notes import NAMES
+from backprop_gpu.estimators.stochastic import fit_stochastic
 from backprop_gpu.history import Epoch
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -31,6 +35,8 @@ from backprop_gpu.mlp import MLP
 # What scikit-learn calls an activation, where the core has another name.
 CORE_NAMES = {"logistic": "sigmoid"}
 SKLEARN_NAMES = {ours: theirs for theirs, ours in CORE_NAMES.items()}
+
+Weights: TypeAlias = NDArray[np.float64] | None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -64,7 +70,11 @@ class BaseMLP(FittedNetwork):
     device: str | Backend = "auto"
     dtype: Any = None
     leak: float = 0.01
+    precision: Precision = "float32"
     callbacks: Sequence[Callable[[Epoch], bool | None]] = ()
+    checkpoint: Any = None
+    checkpoint_every: int = 1
+    resume: bool = False
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **SklearnRegressor._parameter_constraints,
@@ -74,7 +84,11 @@ class BaseMLP(FittedNetwork):
         "device": [str, HasMethods(["gemm"])],
         "dtype": "no_validation",
         "leak": [Real],
+        "precision": [StrOptions({"float32", "tf32", "bf16"})],
         "callbacks": [list, tuple],
+        "checkpoint": [None, str, os.PathLike],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "resume": ["boolean"],
     }
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -101,17 +115,13 @@ class BaseMLP(FittedNetwork):
         return self._fit(X, y, sample_weight, incremental=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
-        if not (incremental and self._is_trained()):
-            self._validate_params()
-        hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
-        if any(size <= 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
-        self._entries(len(hidden))  # raises if it cannot be
+        hidden = self.check_settings(incremental=incremental)
         anew = not self._is_trained() or not (self.warm_start or incremental)
-        backend, _ = choose_backend(self.device)
+        backend, _ = choose_backend(self.device, precision=self.precision)
         x, y = self._check_samples(X, y, backend, anew=anew)
         targets = self._encode(y, backend if on_gpu(X) else None, incremental=incremental)
-        weights = self._weights(y, sample_weight, backend)
+        given = check_weights(sample_weight, x, backend)
+        weights = self._weights(y, given, backend)
         rng = check_random_state(self.random_state)
         if anew:
             sizes = x.shape[1], *hidden, targets.shape[1]
@@ -136,6 +146,24 @@ class BaseMLP(FittedNetwork):
             self._take(net)
         return self
 
+    def check_settings(self, *, incremental: bool) -> list[int]:
+        """Raise if a parameter is not what it can be; return the hidden layers' sizes."""
+        if not (incremental and self._is_trained()):
+            self._validate_params()
+        hidden: list[int] = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        if any(size <= 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if self.checkpoint is not None and self.solver == "lbfgs":
+            raise DomainError("checkpoint= is for the solvers 'sgd' and 'adam', not for 'lbfgs'")
+        if self.resume and self.checkpoint is None:
+            raise DomainError("resume=True needs checkpoint=, the folder to go on from")
+        if not all(map(callable, self.callbacks)):
+            raise DomainError(f"callbacks is {self.callbacks!r}; expected functions of an Epoch")
+        self._entries(len(hidden))  # raises if it cannot be
+        return hidden
+
     def _new_network(
         self, sizes: tuple[int, ...], dtype: np.dtype[Any], backend: Backend, rng: Any
     ) -> MLP:
@@ -146,7 +174,8 @@ class BaseMLP(FittedNetwork):
             bound = np.sqrt((2 if g.name == "sigmoid" else 6) / (inputs + nodes))
             weights.append(rng.uniform(-bound, bound, (inputs, nodes)).T)
             biases.append(rng.uniform(-bound, bound, nodes))
-        net = MLP(sizes, self._activations(len(sizes) - 2), device=backend, dtype=dtype)
+        activations = self._activations(len(sizes) - 2)
+        net = MLP(sizes, activations, device=backend, dtype=dtype, precision=self.precision)
         net.set_parameters(weights, biases)
         return net
 
@@ -156,7 +185,7 @@ class BaseMLP(FittedNetwork):
         self.n_iter_, self.t_, self.n_layers_ = 0, 0, len(net.layer_sizes)
         out = self._output_activation()
         self.out_activation_ = SKLEARN_NAMES.get(out, out)
-        for name in NOTES:
+        for name in NAMES:
             self.__dict__.pop(name, None)
 
     def _activations(self, hidden: int) -> tuple[Activation, ...]:
@@ -191,6 +220,7 @@ class BaseMLP(FittedNetwork):
 
     def _check_samples(self, X: Any, y: Any, backend: Backend, *, anew: bool) -> tuple[Any, Any]:
         """Return X and y as scikit-learn checks them; on a GPU the network does, later."""
+        X, y = held(X), held(y)
         if on_gpu(X):
             X, y = validate_data(self, X, y, skip_check_array=True, reset=anew)
             with backend.computing():
@@ -208,23 +238,23 @@ class BaseMLP(FittedNetwork):
         )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
-    def _weights(self, y: Any, sample_weight: Any, backend: Backend) -> NDArray[np.float64] | None:
+    def _weights(self, y: Any, given: NDArray[Any] | None, backend: Backend) -> Weights:
         """Return how much each sample counts, on the CPU; None if all the same."""
-        if sample_weight is None:
-            return None
-        rows = np.empty((y.shape[0], 1))
-        return np.asarray(_check_sample_weight(on_cpu(sample_weight, backend), rows))
+        return given
 
     def _outputs(self, X: Any) -> Array:
         """Return the network's outputs, shape (n, outputs), where X is."""
         check_is_fitted(self)
-        if not on_gpu(X):
+        if is_streamed(X) and len(X.shape) == 2:
+            validate_data(self, X, skip_check_array=True, reset=False)
+        elif not on_gpu(X):
             X = validate_data(self, X, accept_sparse="csr", reset=False)
         return outputs_of(self.network_, X)
 
     def _for_metric(self, X: Any, *values: Any) -> tuple[Any, ...]:
         """Return a metric's arguments on the CPU: y and the prediction for X."""
-        return tuple(on_cpu(v, self.network_.backend) for v in (self.predict(X), *values))
+        values = self.predict(X), *map(held, values)
+        return tuple(on_cpu(v, self.network_.backend) for v in values)
 
     def score_of(self, net: MLP, held_out: Samples) -> float:
         """Return the score of a network that is being trained."""
@@ -254,6 +284,14 @@ class BaseMLP(FittedNetwork):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
+    """Return the weights of X's samples as scikit-learn checks them, on the CPU."""
+    if sample_weight is None:
+        return None
+    rows = np.empty((X.shape[0], 1))
+    return np.asarray(_check_sample_weight(on_cpu(sample_weight, backend), rows))
 
 
 def on_cpu(values: Any, backend: Backend) -> Any:

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
+from backprop_gpu.batches import ArrayBatches, Batches
+from backprop_gpu.data import is_streamed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, PIECE
-from backprop_gpu.steps import ArrayBatches, Batches
+
+NO_WEIGHT = (
+    "Weights sum to zero, can't be normalized: those of a batch; leave out samples of weight 0, or "
+    "raise batch_size"
+)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,7 @@ class Samples:
             return np.diff(starts, append=len(self)).astype(np.float64)
         sums = np.add.reduceat(self.weights[order], starts)
         if not sums.all():
-            raise ZeroDivisionError(
-                "Weights sum to zero, can't be normalized: those of a batch; leave out samples "
-                "of weight 0, or raise batch_size"
-            )
+            raise ZeroDivisionError(NO_WEIGHT)
         return sums
 
 
@@ -92,12 +95,18 @@ def check_data(net: MLP, x: Any, y: Array, loss: Loss) -> tuple[Any, Array]:
 
 
 def outputs_of(net: MLP, x: Any) -> Array:
-    """Return a network's outputs; few rows of a sparse matrix are dense at a time."""
-    if not is_sparse(x):
+    """Return a network's outputs; few rows of what is sparse or streamed are held at a time."""
+    if not (is_sparse(x) or is_streamed(x)):
         return net(x)
     step = max(1, PIECE // x.shape[1])
-    pieces = [net(x[start : start + step].toarray()) for start in range(0, x.shape[0], step)]
-    return np.concatenate(pieces)
+    pieces = (x[start : start + step] for start in range(0, x.shape[0], step))
+    return np.concatenate([net(piece.toarray() if is_sparse(x) else piece) for piece in pieces])
+
+
+def held(values: Any) -> Any:
+    """Return all of what is streamed as an array; an array of any kind as it is."""
+    is_array = isinstance(values, np.ndarray)
+    return np.asarray(values[0:]) if is_streamed(values) and not is_array else values
 
 
 class SparseBatches:
@@ -144,6 +153,32 @@ class WeightedBatches:
         weights = self.arrays()[1][:count, -1]
         weights *= count / weights.sum()
         return count
+
+
+class OneBatch:
+    """The batch that the next step is made on: whichever was put here."""
+
+    per_epoch = None
+
+    def __init__(self, net: MLP) -> None:
+        self._net, self.batch_size, self._count = net, 1, 0
+        self._arrays: tuple[Array, ...] = ()
+
+    def put(self, x: Array, y: Array) -> None:
+        """Copy a batch to where steps find it."""
+        self._count = len(x)
+        if not self._arrays or len(x) > self.batch_size:
+            self.batch_size, empty = len(x), self._net.backend.empty
+            self._arrays = tuple(empty(rows.shape, rows.dtype) for rows in (x, y))
+        for rows, to in zip((x, y), self._arrays, strict=True):
+            to[: len(x)] = rows
+
+    def arrays(self) -> tuple[Array, Array]:
+        x, y = self._arrays
+        return x, y
+
+    def load(self, step: int) -> int:
+        return self._count
 
 
 def batches_of(

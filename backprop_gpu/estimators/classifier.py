@@ -22,9 +22,10 @@ from sklearn.utils.multiclass import (
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends import Backend, NumpyBackend
 from backprop_gpu.errors import DomainError
-from backprop_gpu.estimators.base import BaseMLP, learns_in_steps, on_cpu
+from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
 from backprop_gpu.estimators.batches import is_sparse
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
+from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
 from backprop_gpu.losses import Loss, find_loss
 
 
@@ -39,7 +40,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     loss : {"log_loss"} or Loss, or a name of a core loss
     class_weight : dict, list of dict or "balanced", optional
         How much the samples of each class count; "balanced": all classes the same together.
-    device, dtype, activation, leak, callbacks
+    device, dtype, activation, leak, precision, callbacks, checkpoint, checkpoint_every, resume
         As in `MLPRegressor`.
 
     Attributes
@@ -110,13 +111,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             return backend.xp.log(probabilities, out=probabilities)
 
     @available_if(learns_in_steps)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, classes: Any = None
+    ) -> Self:
         """Train for one epoch, on from what was learned before.
 
         Parameters
         ----------
         X, y, sample_weight
-            As in `fit`.
+            As in `MLPRegressor.partial_fit`: in files, or batches, too.
         classes : array_like, optional
             All classes that there will ever be; needed in the first call.
         """
@@ -125,9 +128,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "class_weight='balanced' needs all samples at once, and partial_fit gets some; "
                 "give a dict of weights"
             )
+        stream = Stream(self, X, y) if is_stream(X, y) else None
         if _check_partial_fit_first_call(self, classes):
-            self._several = _has_several_labels(y)
-        return self._fit(X, y, sample_weight, incremental=True)
+            self._several = _has_several_labels(y if stream is None else stream.y_first)
+        if stream is None:
+            return self._fit(X, y, sample_weight, incremental=True)
+        learn_stream(self, stream, sample_weight)
+        return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of right predictions for X."""
@@ -158,11 +165,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _learn_classes(self, y: Any, *, several: bool, incremental: bool) -> None:
         """Find the classes; or check that there are no others, if training goes on."""
+        if incremental and not several and np.isin(y, getattr(self, "classes_", ())).all():
+            return  # what follows takes longer than a step on a small batch
+        if several and not type_of_target(y).startswith("multilabel"):
+            raise ValueError("Multioutput target data is not supported with label binarization")
         classes = unique_labels(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             check_classification_targets(y)
             self.classes_, self._several = classes, several
-        elif self.warm_start:
+        elif self.warm_start and not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "
@@ -174,12 +185,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 f"`self.classes_` has {self.classes_}. 'y' has {classes}."
             )
 
-    def _weights(self, y: Any, sample_weight: Any, backend: Backend) -> NDArray[np.float64] | None:
-        weights = super()._weights(y, sample_weight, backend)
+    def _weights(self, y: Any, given: Weights, backend: Backend) -> Weights:
         if self.class_weight is None:
-            return weights
-        by_class = compute_sample_weight(self.class_weight, on_cpu(y, backend))
-        return np.asarray(by_class if weights is None else weights * by_class)
+            return given
+        labels = on_cpu(y, backend)
+        if self.class_weight == "balanced":
+            by_class = compute_sample_weight("balanced", labels)
+        else:
+            by_class = _weights_by_class(self.class_weight, labels, self.classes_)
+        return np.asarray(by_class if given is None else given * by_class)
 
     def _backend_of(self, X: Any) -> Backend:
         """Return what computes on predictions for X."""
@@ -202,6 +216,29 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the product of what a sample's labels weigh; what is not mentioned weighs 1.
+
+    Some of the samples need not have all of the classes, as in `partial_fit`.
+    """
+    columns = y.toarray().T if is_sparse(y) else np.atleast_2d(y.T)
+    settings = class_weight if isinstance(class_weight, list) else [class_weight]
+    if len(settings) != len(columns):
+        raise DomainError(
+            f"class_weight is {class_weight!r}; expected a dict for each of the {len(columns)} "
+            "columns of y"
+        )
+    if y.ndim == 1:
+        missing = [label for label in classes.tolist() if label not in settings[0]]
+        if missing and len(classes) - len(missing) != len(settings[0]):
+            raise ValueError(f"The classes, {missing}, are not in class_weight")
+    weights = np.ones(y.shape[0])
+    for column, by_label in zip(columns, settings, strict=True):
+        for label, weight in by_label.items():
+            weights[column == label] *= weight
+    return weights
 
 
 def _has_several_labels(y: Any) -> bool:

@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
-from backprop_gpu.backends import Backend
-from backprop_gpu.estimators.stochastic import Progress
+from backprop_gpu.backends import Backend, Precision
+from backprop_gpu.estimators.learner import Progress
 from backprop_gpu.mlp import MLP, split_parameters
 
 LISTS = ("coefs_", "intercepts_")
@@ -33,6 +33,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
     """An estimator whose fitted parameters are those of a network."""
 
     device: str | Backend
+    precision: Precision
     _net: MLP | None = None
     _unpickled: MLP | None = None
     _best: Array = None
@@ -57,7 +58,9 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         activations = self._activations(len(sizes) - 2)
         if net is None or (net.layer_sizes, net.activations) != (sizes, activations):
             shown, dtype = True, np.result_type(*self.coefs_)
-            net = self._net = MLP(sizes, activations, device=self.device, dtype=dtype)
+            net = self._net = MLP(
+                sizes, activations, device=self.device, dtype=dtype, precision=self.precision
+            )
         if shown and not self._shows_views_of(net):
             net.set_parameters([np.transpose(W) for W in self.coefs_], self.intercepts_)
         return net

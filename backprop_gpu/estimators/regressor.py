@@ -16,6 +16,7 @@ from backprop_gpu.backends import Backend
 from backprop_gpu.errors import DomainError
 from backprop_gpu.estimators.base import BaseMLP, learns_in_steps
 from backprop_gpu.estimators.losses import POISSON, SQUARED_ERROR
+from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
 from backprop_gpu.losses import Loss, find_loss
 
 SKLEARN_LOSSES = {entry.name: entry for entry in (SQUARED_ERROR, POISSON)}
@@ -42,8 +43,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         "lbfgs"), float64 for all others.
     leak : float
         The slope of ``activation="leaky_relu"`` for z <= 0.
+    precision : {"float32", "tf32", "bf16"}
+        How a GPU multiplies float32 matrices; see `MLP`.
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
+    checkpoint : path, optional
+        A folder: `fit` writes where it is there, after every `checkpoint_every` epochs (extra
+        ``io``; not with "lbfgs", and `random_state` has to be a number).
+    checkpoint_every : int
+    resume : bool
+        Whether `fit` goes on from the newest checkpoint in the folder, if there is one: it ends
+        with the same model as without interruption, to the bit on the same device.
 
     Attributes
     ----------
@@ -91,9 +101,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
     @available_if(learns_in_steps)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch, on from what was learned before; arguments as in `fit`."""
-        return self._fit(X, y, sample_weight, incremental=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch, on from what was learned before.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`. What lies in files (a `numpy.memmap`, an HDF5 or Zarr dataset,
+            `ParquetColumns`, anything that has a shape and can be sliced) is streamed: read a
+            window at a time, in the order of `train`. With y None, X is an iterable of batches
+            (x, y), or a function of the epoch that returns one; each is one step.
+        """
+        if not is_stream(X, y):
+            return self._fit(X, y, sample_weight, incremental=True)
+        learn_stream(self, Stream(self, X, y), sample_weight)
+        return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R^2 of the predictions for X."""

@@ -56,7 +56,7 @@ def test_strided_arrays_are_refused():
         (ONE, (32, 33, 1), 0),
         (ONE, (1, 1, 65), 0),
         (ONE, (1, 0, 1), 0),
-        (ONE, ONE, 48 * 1024 + 1),
+        (ONE, ONE, 227 * 1024 + 1),
     ],
 )
 def test_launch_limits(grid, block, shared):

@@ -1,0 +1,126 @@
+"""scikit-learn's steps, by the core: its learning rates, its penalty of the weights, its Adam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.batches import Batches
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import Gradients, Trace
+from backprop_gpu.optimizers import SGD, Adam
+from backprop_gpu.steps import Steps
+
+if TYPE_CHECKING:
+    from backprop_gpu.estimators.base import BaseMLP
+
+NON_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and "
+    "need to be preprocessed."
+)
+
+
+@dataclass
+class Progress:
+    """What a solver carries from one call of `partial_fit` to the next."""
+
+    learning_rate: float
+    steps: int = 0
+    state: list[Array] = field(default_factory=list)
+
+
+class Learner:
+    """The steps of one call of `fit` or `partial_fit`, on from where the estimator's solver is.
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+    net : MLP
+    loss : Loss
+        Of the targets that the batches have: with a column of weights, or without.
+    batches : Batches
+    """
+
+    def __init__(self, estimator: BaseMLP, net: MLP, loss: Loss, batches: Batches) -> None:
+        if estimator._optimizer is None:
+            estimator._optimizer = Progress(float(estimator.learning_rate_init))
+        self.estimator, self.net, self.progress = estimator, net, estimator._optimizer
+        self._squares: list[Any] = []
+        note = self._note_squares if estimator.alpha else None
+        self._steps = Steps(net, batches, loss, _optimizer(estimator), note)
+        for slot, kept in zip(self._steps.state, self.progress.state, strict=False):
+            if slot.shape == kept.shape:
+                slot[...] = net.backend.asarray(kept, net.dtype)
+        self.progress.state = self._steps.state
+
+    def learn(
+        self, steps: range, rates: NDArray[np.float64], sums: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Run steps; return their losses with the penalty, NaN from one that is not finite.
+
+        Parameters
+        ----------
+        steps : range
+        rates : ndarray
+            The learning rate of every step.
+        sums : ndarray
+            How much every batch counts: the penalty is shared out by it.
+        """
+        numbers = np.ones((len(steps), 4))
+        numbers[:, 0] = self._step_sizes(rates)
+        numbers[:, 1] = self.estimator.alpha / sums
+        run, _ = self._steps.run(steps, numbers)
+        self.progress.steps += len(steps)
+
+        losses = np.full(len(steps), np.nan)
+        losses[: len(run)] = run
+        if self._squares:  # the penalty, of the same weights as the loss
+            backend = self.net.backend
+            squares = backend.to_numpy(backend.xp.stack(self._squares))
+            losses[: len(squares)] += numbers[: len(squares), 1] / 2 * squares
+            self._squares.clear()
+        return losses
+
+    def pass_over(self, samples: int) -> float:
+        """Note that an epoch is over; return its learning rate, and choose that of the next."""
+        estimator, rate = self.estimator, self.progress.learning_rate
+        estimator.t_ += samples
+        if estimator.solver == "sgd" and estimator.learning_rate == "invscaling":
+            decay = (estimator.t_ + 1) ** estimator.power_t
+            self.progress.learning_rate = estimator.learning_rate_init / decay
+        return rate
+
+    def _step_sizes(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the steps' learning rates: Adam's with both bias corrections in them."""
+        estimator = self.estimator
+        if estimator.solver == "sgd":
+            return rates
+        t = self.progress.steps + 1 + np.arange(len(rates))
+        return np.asarray(rates * np.sqrt(1 - estimator.beta_2**t) / (1 - estimator.beta_1**t))
+
+    def _note_squares(self, trace: Trace, gradients: Gradients) -> None:
+        weights = self.net.parameters[: self.net.weight_count]
+        self._squares.append(weights.dot(weights))
+
+
+def size_of_batches(batch_size: int | str, n: int) -> int:
+    """Return the samples in a batch of n samples altogether."""
+    return min(200, n) if isinstance(batch_size, str) else min(batch_size, n)  # or "auto"
+
+
+def _optimizer(estimator: BaseMLP) -> SGD | Adam:
+    """Return the core's optimizer.
+
+    scikit-learn's Adam is the core's with both corrections 1 and its own step size: there, epsilon
+    is added to the square root of what is not yet corrected.
+    """
+    rate, decay = estimator.learning_rate_init, estimator.alpha
+    if estimator.solver == "adam":
+        return Adam(rate, estimator.beta_1, estimator.beta_2, estimator.epsilon, decay)
+    nesterov = bool(estimator.nesterovs_momentum and estimator.momentum > 0)
+    return SGD(rate, estimator.momentum, nesterov, decay)

@@ -1,0 +1,225 @@
+"""`partial_fit` on data of any size: one pass, and only what is learned from is in memory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from backprop_gpu.arrays import Array, ArrayModule, numeric
+from backprop_gpu.backends import choose_backend
+from backprop_gpu.data import (
+    Batches,
+    IteratedBatches,
+    StreamedBatches,
+    checked_pair,
+    file_reader,
+    is_streamed,
+)
+from backprop_gpu.errors import DomainError, ShapeError
+from backprop_gpu.estimators.base import BaseMLP, check_weights, on_cpu
+from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, is_sparse
+from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
+from backprop_gpu.estimators.losses import weighted
+from backprop_gpu.estimators.notes import Notes
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+
+Encode = Callable[[Any, slice], NDArray[Any]]
+"""Returns the targets of some y, and of which rows they are."""
+
+
+def is_stream(X: Any, y: Any) -> bool:
+    """Return whether `partial_fit` reads these as it learns; without y, X gives pairs (x, y)."""
+    if y is None:
+        return not hasattr(X, "shape") and (isinstance(X, Iterable) or callable(X))
+    return is_streamed(X) or is_streamed(y)
+
+
+class Stream:
+    """Matrices of which at least one is streamed, or pairs (x, y).
+
+    Parameters
+    ----------
+    estimator : BaseMLP
+    X, y : streamed or array_like; or an iterable of pairs, or a function of the epoch, and None
+
+    Attributes
+    ----------
+    epoch : int
+        How many passes there were before: it decides the order.
+    backend : Backend
+    x_first, y_first : array, ndarray
+        Of the first pair, or the first row: they tell the columns, and the dtype.
+    """
+
+    def __init__(self, estimator: BaseMLP, X: Any, y: Any) -> None:
+        self.X, self.y = X, y
+        self.epoch = len(getattr(estimator, "loss_curve_", ()))
+        self.backend, _ = choose_backend(estimator.device, precision=estimator.precision)
+        if y is None:
+            pairs = iter(X(self.epoch) if callable(X) else X)
+            first = list(islice(pairs, 1))
+            if not first:
+                raise ShapeError(f"there are no batches: {type(X).__name__} gave none")
+            self._pairs = chain(first, pairs)
+            x, y = checked_pair(first[0], 0)
+        else:
+            if not is_streamed(y):
+                self.y = y.tocsr() if is_sparse(y) else self.labels(y)
+            x, y = X[0:1], self.y[0:1]
+        self.x_first, self.y_first = numeric(_dense(x), "X"), self.labels(y)
+        shape = tuple(self.x_first.shape)
+        if len(shape) != 2:
+            raise ShapeError(f"X has rows of shape {shape[1:]}; expected one number per feature")
+        if not shape[0] or not len(self.y_first):
+            raise ShapeError("X or y has no samples; at least one is needed")
+
+    def labels(self, y: Any) -> NDArray[Any]:
+        """Return some y on the CPU, with one dimension if it has one column."""
+        labels = np.asarray(on_cpu(_dense(y), self.backend))
+        return labels.ravel() if labels.shape[1:] == (1,) else labels
+
+    def batches(
+        self, encode: Encode, batch_size: int | str, seed: int | None, **common: Any
+    ) -> Batches:
+        """Return the batches, with targets as `encode` makes them."""
+        if self.y is None:
+            return IteratedBatches(self._encoded_pairs(encode), **common)
+        targets = _Encoded(self.y, encode, common["columns"][1], common["dtype"])
+        size = size_of_batches(batch_size, max(1, len(targets)))
+        return StreamedBatches(self.X, targets, size, seed=seed, **common)
+
+    def _encoded_pairs(self, encode: Encode) -> Generator[tuple[Any, NDArray[Any]], None, None]:
+        for number, pair in enumerate(self._pairs):
+            x, y = checked_pair(pair, number)
+            yield _dense(x), encode(y, slice(None))
+
+
+def _dense(x: Any) -> Any:
+    return x.toarray() if is_sparse(x) else x
+
+
+class _Encoded:
+    """Targets as the network has them: a matrix that is encoded as it is read."""
+
+    def __init__(self, y: Any, encode: Encode, columns: int, dtype: np.dtype[Any]) -> None:
+        self._y, self._encode = y, encode
+        self._read = file_reader(y) if isinstance(y, np.memmap) else None
+        self.shape, self.dtype = (int(y.shape[0]), columns), dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        y = self._y[rows]
+        if self._read is not None:
+            y = np.empty(y.shape, y.dtype)
+            self._read(rows.start, y)
+        return self._encode(y, rows)
+
+
+def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None:
+    """Go through a stream once, on from what was learned before.
+
+    Raises
+    ------
+    ShapeError, DtypeError, DomainError, ValueError
+        From shapes, settings and the first samples, before anything is changed.
+    NonFiniteError, FileFormatError, DomainError
+        From what is read later; what came before has been learned then.
+    """
+    hidden = estimator.check_settings(incremental=True)
+    x, anew = stream.x_first, not estimator._is_trained()
+    validate_data(estimator, x, skip_check_array=True, reset=anew)
+    encode = _encoder(estimator, stream, sample_weight)
+    rng = check_random_state(estimator.random_state)
+    outputs = estimator._encode(stream.y_first, None, incremental=True).shape[1]
+    if anew:
+        sizes = x.shape[1], *hidden, outputs
+        net = estimator._new_network(sizes, estimator._dtype(x), stream.backend, rng)
+    else:
+        net = estimator.network_
+    if outputs != net.layer_sizes[-1]:
+        raise ShapeError(
+            f"y makes {outputs} columns; the network has {net.layer_sizes[-1]} outputs"
+        )
+    loss = net.check_loss(estimator._loss())
+    has_weights = encode(stream.y_first, slice(0, 1)).shape[1] > outputs
+
+    def check_targets(y: Array, xp: ArrayModule, name: str) -> None:
+        loss.check_targets(y[:, :outputs], xp, name)
+
+    batches = stream.batches(
+        encode,
+        estimator.batch_size,
+        int(rng.randint(np.iinfo(np.int32).max)) if estimator.shuffle else None,
+        columns=(net.layer_sizes[0], outputs + has_weights),
+        backend=net.backend,
+        dtype=net.dtype,
+        check_targets=check_targets,
+    )
+    if anew:
+        estimator._start(net)
+    estimator.n_outputs_ = outputs
+    try:
+        with net.backend.computing(6.0 * (batches.batch_size or len(x)) * net.weight_count):
+            _learn(estimator, net, loss, batches.epoch(stream.epoch), has_weights=has_weights)
+        if not net.backend.xp.isfinite(net.parameters).all():
+            raise ValueError(NON_FINITE)
+    except KeyboardInterrupt:
+        warnings.warn("Training interrupted by user.", stacklevel=3)
+    finally:
+        estimator._take(net)
+
+
+def _encoder(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> Encode:
+    """Return what makes targets of some y; with how much the samples count as the last column."""
+    if sample_weight is not None and stream.y is None:
+        raise DomainError("sample_weight is of arrays, and X gives batches; expected None")
+    weights = check_weights(sample_weight, stream.y, stream.backend)
+
+    def encode(y: Any, rows: slice) -> NDArray[Any]:
+        y = stream.labels(y)
+        targets = numeric(estimator._encode(y, None, incremental=True), "y")
+        some = estimator._weights(y, None if weights is None else weights[rows], stream.backend)
+        return targets if some is None else np.column_stack([targets, some])
+
+    return encode
+
+
+def _learn(
+    estimator: BaseMLP,
+    net: MLP,
+    loss: Loss,
+    batches: Generator[tuple[Array, Array], None, None],
+    *,
+    has_weights: bool,
+) -> None:
+    """Make a step on every batch; note the epoch, as scikit-learn does."""
+    notes, batch = Notes(estimator, net), OneBatch(net)
+    learner = Learner(estimator, net, weighted(loss) if has_weights else loss, batch)
+    rate = np.array([learner.progress.learning_rate])
+    step, samples, total = 0, 0, 0.0
+    with closing(batches):
+        for x, y in batches:
+            count = float(y[:, -1].sum()) if has_weights else len(x)
+            if not count:
+                raise ZeroDivisionError(NO_WEIGHT)
+            if has_weights:
+                y[:, -1] *= len(x) / count
+            batch.put(x, y)
+            (C,) = learner.learn(range(step, step + 1), rate, np.array([count])).tolist()
+            if not math.isfinite(C):
+                raise ValueError(NON_FINITE)
+            step, samples, total = step + 1, samples + len(x), total + len(x) * C
+    notes.take(learner.pass_over(samples), total / samples, None)
+    notes.have_stalled(learner.progress)

@@ -1,0 +1,278 @@
+"""Training steps of small networks on a GPU, many steps and many networks in one launch.
+
+Where the arithmetic of a step takes microseconds, launching its kernels takes most of the time.
+`kernels/train_warp.cu` gives a network to a warp, which keeps it in registers;
+`kernels/train_block.cu` to a block, which keeps it in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backprop_gpu import kernels
+from backprop_gpu.activations import Activation
+from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
+from backprop_gpu.compiled.source import _activation, _loss, missing_expression
+from backprop_gpu.errors import DomainError
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.shuffle import _MIX, _STEP, _mixed
+
+WARP_BATCH = 16  # samples that a warp takes one by one before a block would be faster
+TILE = 64  # samples that a block takes at once, where its shared memory is large enough
+MOST_ORDERED = 1 << 22  # samples of one launch whose order is worked out beforehand
+
+# Of the 255 registers of a thread, those for what it keeps of the parameters from step to step.
+WARP_REGISTERS, BLOCK_REGISTERS = 168, 130
+
+
+class Kernel(NamedTuple):
+    """A kernel's file, and what of a GPU each network takes."""
+
+    file: Literal["train_warp", "train_block"]
+    threads: int
+    tile: int = 1
+    shared_bytes: int = 0
+
+
+def choose(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    loss: Loss,
+    optimizer: Optimizer,
+    dtype: Any,
+    batch_size: int,
+    most_shared: int,
+) -> Kernel | str:
+    """Return the kernel that trains such a network; why there is none, in a sentence, if so.
+
+    `most_shared` is the memory that the threads of a block can share, in bytes.
+    """
+    missing = missing_expression(activations, loss, optimizer)
+    if missing is not None:
+        return missing
+    itemsize = np.dtype(dtype).itemsize
+    warp = _warp(layer_sizes, optimizer, itemsize)
+    if isinstance(warp, Kernel) and batch_size <= WARP_BATCH:
+        return warp
+    block = _block(layer_sizes, activations, loss, itemsize, batch_size, most_shared)
+    if isinstance(block, Kernel):
+        return block
+    return warp if isinstance(warp, Kernel) else f"{warp}, and {block}"
+
+
+def most_shared(backend: Any) -> int:
+    """Return how many bytes the threads of a block can share on a GPU."""
+    cuda = getattr(backend.xp, "cuda", None)
+    if cuda is None:  # what stands for a GPU in tests
+        return 48 << 10
+    with backend.computing():
+        return int(cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+def worth_it(kernel: Kernel, layer_sizes: Sequence[int], batch_size: int) -> bool:
+    """Return whether one launch is faster than a graph of each step, whose products fill a GPU."""
+    # Estimates, not measured: 30 us for a graph; a third of a microsecond for a warp's sample; for
+    # a block 30 us where the batch times the weights is 1.7 million (64-128-128-10, 64 samples).
+    if kernel.file == "train_warp":
+        return batch_size <= 64
+    return batch_size * sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes)) <= 1_700_000
+
+
+class OneLaunch:
+    """Training of networks of one architecture, all at once.
+
+    Parameters
+    ----------
+    net : MLP
+        One of them, on a GPU.
+    loss : Loss
+    optimizer : Optimizer
+        The learning rate and the weight decay may differ from network to network.
+    batch_size : int
+
+    Raises
+    ------
+    DomainError
+        If there is no kernel for this: with the reason.
+    """
+
+    def __init__(self, net: MLP, loss: Loss, optimizer: Optimizer, batch_size: int) -> None:
+        self._backend: CudaBackend = net.backend  # type: ignore[assignment]
+        self._dtype, self._batch_size = net.dtype, batch_size
+        entries = net.layer_sizes, net.activations, loss, optimizer
+        kernel = choose(*entries, net.dtype, batch_size, most_shared(net.backend))
+        if isinstance(kernel, str):
+            raise DomainError(f"training takes more than one launch: {kernel}")
+        self._kernel, self._source = kernel, source(*entries, net.dtype.name, kernel)
+
+    def run(
+        self,
+        parameters: Array,
+        state: Sequence[Array],
+        x: Array,
+        y: Array,
+        *,
+        steps: range,
+        numbers: NDArray[np.float64],
+        seeds: Sequence[int] | None = None,
+        rows: Array | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Make steps; change `parameters` and `state` in place.
+
+        Parameters
+        ----------
+        parameters : array, shape (networks, size)
+        state : sequence of array, shape (networks, size)
+            As many as the optimizer has slots.
+        x, y : array, shapes (samples, inputs) and (samples, outputs)
+            The data of all networks.
+        steps : range
+            Counted from 0 over all epochs.
+        numbers : ndarray, shape (networks, steps, 4) or (1, steps, 4)
+            See `numbers_of`; one table may serve all networks.
+        seeds : sequence of int, optional
+            What shuffles each network's batches, as `shuffled` does.
+        rows : array of int64, shape (networks, n), optional
+            The rows of the data that each network is trained on. Default: all of them.
+
+        Returns
+        -------
+        losses : ndarray, shape (networks, steps)
+            Of every batch, before its update.
+        ran : ndarray, shape (networks,)
+            How many of them were written: a network stops at the first that is not finite, before
+            its update.
+        """
+        xp = self._backend.xp
+        networks, n = len(parameters), len(x) if rows is None else rows.shape[1]
+        order, order_stride, epoch_stride = None, 0, 0
+        batches = -(-n // self._batch_size)
+        if rows is not None:
+            order, order_stride = rows, n
+        if seeds is not None and batches > 1:  # as for `Steps`, one batch keeps its order
+            epochs = range(steps.start // batches, (steps.stop - 1) // batches + 1)
+            order = orders(n, epochs, seeds, xp)
+            order_stride, epoch_stride = len(epochs) * n, n
+            if rows is not None:
+                order = xp.take_along_axis(rows[:, None], order, axis=-1)
+        losses = self._backend.empty((networks, len(steps)), self._dtype)
+        ran = self._backend.empty((networks,), np.dtype(np.int64))
+        s0, s1, *_ = (*state, None, None)
+        numbers_stride = 0 if len(numbers) == 1 else len(steps)
+        sizes = (n, self._batch_size, steps.start, len(steps), order_stride, epoch_stride)
+        self._backend.launch(
+            *(self._source, "train"),
+            kernels.Launch((networks, 1, 1), (self._kernel.threads, 1, 1)),
+            (
+                *(parameters, s0, s1, x, y, order),
+                *(self._backend.asarray(numbers, self._dtype), losses, ran),
+                *map(np.int64, (*sizes, numbers_stride)),
+            ),
+            self._kernel.shared_bytes,
+        )
+        to_numpy = self._backend.to_numpy
+        return to_numpy(losses).astype(np.float64), to_numpy(ran)
+
+
+def most_steps(n: int, batch_size: int, networks: int) -> int:
+    """Return how many steps one launch may make, for the memory that the order of samples takes."""
+    return max(1, MOST_ORDERED // (n * networks)) * -(-n // batch_size)
+
+
+def orders(n: int, epochs: range, seeds: Sequence[int], xp: ArrayModule) -> Array:
+    """Return `shuffled` for every seed and epoch, shape (seeds, epochs, n)."""
+    mask = (1 << 64) - 1
+    mixed_seeds = np.array([_mixed(seed & mask) for seed in seeds], np.uint64)
+    starts: Any = mixed_seeds[:, None] ^ np.array(epochs, np.uint64)
+    starts = _mixed(starts)
+    keys = xp.arange(n, dtype=xp.uint64) * xp.uint64(_STEP) + xp.asarray(starts)[..., None]
+    for shift, factor in _MIX:
+        keys ^= keys >> xp.uint64(shift)
+        keys *= xp.uint64(factor)
+    keys ^= keys >> xp.uint64(31)
+    return xp.argsort(keys)
+
+
+def source(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    loss: Loss,
+    optimizer: Optimizer,
+    dtype: str,
+    kernel: Kernel,
+) -> str:
+    """Return one complete translation unit, whose kernel is `train`."""
+    L = len(activations)
+    canonical = loss.is_canonical_for(activations[-1])
+    constants = {
+        **{"L": L, "SLOTS": optimizer.slots, "THREADS": kernel.threads},
+        **{"TILE": kernel.tile, "SHARED_BYTES": kernel.shared_bytes},
+    }
+    network = (
+        "#define INLINE static __device__ __forceinline__",
+        *(f"constexpr int {name} = {value};" for name, value in constants.items()),
+        f"constexpr int SIZES[] = {{{', '.join(map(str, layer_sizes))}}};",
+        "template <int l> struct Activation;",
+        *(_activation(l, g, canonical and l == L) for l, g in enumerate(activations, start=1)),
+        _loss(loss, activations[-1]),
+    )
+    functions = {"update_one": str(optimizer.cuda)}
+    return kernels.assemble(kernel.file, REAL[dtype], functions, "\n".join(network))
+
+
+def _warp(layer_sizes: Sequence[int], optimizer: Optimizer, itemsize: int) -> Kernel | str:
+    if max(layer_sizes) > kernels.WARP:
+        return f"a layer has {max(layer_sizes)} nodes, more than the {kernels.WARP} lanes of a warp"
+    numbers = sum(inputs + 1 for inputs, _ in pairwise(layer_sizes)) * (2 + optimizer.slots)
+    if numbers * itemsize > 4 * WARP_REGISTERS:
+        return (
+            f"with {type(optimizer).__name__}, a lane would keep {numbers} numbers of {itemsize} "
+            "bytes, more than its registers hold"
+        )
+    return Kernel("train_warp", kernels.WARP)
+
+
+def _block(
+    layer_sizes: Sequence[int],
+    activations: Sequence[Activation],
+    loss: Loss,
+    itemsize: int,
+    batch_size: int,
+    most_shared: int,
+) -> Kernel | str:
+    *hidden, last = activations
+    crosses = loss.is_canonical_for(last) and loss.cuda_canonical_rows == "softmax_cross_entropy"
+    if any(g.cuda_rows for g in hidden) or (last.cuda_rows and not crosses):
+        return "a block takes softmax only as the last layer's, under cross-entropy"
+    threads, pairs = kernels.THREADS, [*pairwise(layer_sizes)]
+    if max(layer_sizes) > threads:
+        return f"a layer has {max(layer_sizes)} nodes, more than a block's {threads} threads"
+    registers = sum(
+        min(each**2 * -(-(-(-inputs // each) * -(-nodes // each)) // threads) for each in (4, 8))
+        + 1
+        for inputs, nodes in pairs
+    )
+    if registers * itemsize > 4 * BLOCK_REGISTERS:
+        return "its gradient is more than the registers of a block hold"
+    # As train_block.cu lays them out: rows have an odd length, and some layers keep z as well.
+    parameters = sum(nodes * (inputs | 1) + nodes for inputs, nodes in pairs)
+    z_widths = [
+        nodes | 1 if g.derivative_from == "z" else 0
+        for nodes, g in zip(layer_sizes[1:], hidden, strict=False)
+    ]
+    fixed = parameters + z_widths.count(0) + 1
+    row = sum(size | 1 for size in layer_sizes) + sum(z_widths)
+    wanted = min(TILE, batch_size)
+    room = most_shared // itemsize - fixed - threads  # that many for block_sum
+    tile = min(wanted, room // row)
+    if tile < min(wanted, 8):
+        return f"its parameters take more than the {most_shared:,} bytes that a block can share"
+    return Kernel("train_block", threads, tile, (fixed + tile * row) * itemsize)

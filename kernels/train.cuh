@@ -1,0 +1,73 @@
+// What train_warp.cu and train_block.cu share; each of them is a `train_network`. In front of this
+// file stands what one_launch.py writes: L, SIZES (nodes of every layer, the input's first), SLOTS
+// (of the optimizer's state), THREADS (in a block); `Activation<l>` with softmax, keeps_z, g(z) and
+// g_prime(z, a); `Loss` with canonical, of_rows, term(z, a, y, m) and slope(z, a, y, m), which is
+// dC_i/da under softmax and dC_i/dz otherwise.
+
+constexpr int INPUTS = SIZES[0], OUTPUTS = SIZES[L];
+
+// Where a layer's parameters begin: all weights come first, layer by layer, then all biases.
+__device__ constexpr int weights_at(int l) {
+    return l == 1 ? 0 : weights_at(l - 1) + SIZES[l - 1] * SIZES[l - 2];
+}
+__device__ constexpr int biases_at(int l) {
+    return l == 1 ? weights_at(L + 1) : biases_at(l - 1) + SIZES[l - 1];
+}
+constexpr int PARAMETERS = biases_at(L + 1);
+
+struct Numbers {  // of a step
+    real learning_rate, weight_decay, c0, c1;
+};
+
+// The training of many networks, each by its own block, whose samples are taken batch by batch.
+struct Run {
+    real *parameters, *s0, *s1;  // (networks, PARAMETERS); null where the optimizer has no state
+    const real *x, *y;
+    // The rows that an epoch takes, one after the other, from the epoch of first_step on; null: all
+    // as they lie. The strides lead to the next network or epoch, and may be 0.
+    const index_t* order;
+    const Numbers* numbers;  // of every step
+    real* losses;            // (networks, steps)
+    index_t* ran;  // how many losses were written: the first that is not finite is the last one
+    index_t n, batch_size, first_step, steps, order_stride, epoch_stride, numbers_stride;
+};
+
+// The batches of one network, in turn.
+struct Batches {
+    const index_t* order;
+    index_t n, size, epoch_stride, first, count;
+
+    __device__ explicit Batches(const Run& run)
+        : order(run.order ? run.order + blockIdx.x * run.order_stride : nullptr),
+          n(run.n), size(run.batch_size), epoch_stride(run.epoch_stride) {
+        begin(run.first_step % ((n + size - 1) / size) * size);
+    }
+    __device__ void begin(index_t at) {
+        first = at;
+        count = n - at < size ? n - at : size;
+    }
+    __device__ index_t row(index_t i) const { return order ? order[first + i] : first + i; }
+    __device__ void next() {
+        if (first + count < n) return begin(first + count);
+        if (order) order += epoch_stride;
+        begin(0);
+    }
+};
+
+static __device__ void train_network(const Run& run);
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    train(real* parameters, real* s0, real* s1, const real* x, const real* y, const index_t* order,
+          const real* numbers, real* losses, index_t* ran, index_t n, index_t batch_size,
+          index_t first_step, index_t steps, index_t order_stride, index_t epoch_stride,
+          index_t numbers_stride) {
+    train_network({parameters, s0, s1, x, y, order, reinterpret_cast<const Numbers*>(numbers),
+                   losses, ran, n, batch_size, first_step, steps, order_stride, epoch_stride,
+                   numbers_stride});
+}
+
+// One optimizer step for one parameter.
+INLINE void apply(real& p, real g, real& s0, real& s1, const Numbers& now, bool is_weight) {
+    update_one(p, g, s0, s1, now.learning_rate, is_weight ? now.weight_decay : real(0), now.c0,
+               now.c1);
+}

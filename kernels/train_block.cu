@@ -1,0 +1,199 @@
+// Whole training of a small network in one launch, by one block of THREADS; blockIdx.x is the
+// network. Its parameters and a tile of samples are in shared memory. The gradient of a parameter
+// is in a register of the thread that updates it; what the optimizer keeps stays in global memory.
+//
+// It reads like network.py, for TILE samples after the other, which are rows:
+//
+//     forward         z[l] = a[l-1] W[l]^T + b[l]         a[l] = g[l](z[l])          a[0] = x
+//     backward   1.   dC/da[L]                            from the loss
+//                2.   delta[l] = dC/da[l] * g'[l](z[l])
+//                3.   dC/dW[l] += delta[l]^T a[l-1]       dC/db[l] += sum of delta[l] over samples
+//                4.   dC/da[l-1] = delta[l] W[l]
+//
+// delta[l] takes the place of a[l], which nothing needs by then. In front of this file stands
+// patch.cuh and train.cuh, with TILE and SHARED_BYTES. Softmax is the last layer's, under
+// cross-entropy.
+
+static_assert(THREADS == MAX_THREADS && (!Activation<L>::softmax || Loss::of_rows));
+
+// An odd number from row to row: the same column of 32 rows lies in 32 banks.
+__device__ constexpr int stride(int l) { return SIZES[l] | 1; }
+
+template <int l>
+struct Shared : Shared<l - 1> {
+    real W[SIZES[l] * stride(l - 1)], b[SIZES[l]];
+    real a[TILE * stride(l)];  // later delta; z in the last layer
+    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 1];
+};
+template <>
+struct Shared<0> {
+    real a[TILE * stride(0)];
+};
+static_assert(sizeof(Shared<L>) == SHARED_BYTES, "one_launch.py counts otherwise");
+
+template <int l>
+struct Gradient : Gradient<l - 1> {
+    real dC_dW[patches(l, each(l))][each(l)][each(l)], dC_db;
+};
+template <>
+struct Gradient<0> {};
+
+template <int l>
+INLINE void load(Shared<L>& shared, const real* parameters) {
+    constexpr int K = SIZES[l - 1], N = SIZES[l];
+    if constexpr (l > 1) load<l - 1>(shared, parameters);
+    Shared<l>& own = shared;
+    for (int i = threadIdx.x; i < N * K; i += THREADS)
+        own.W[i / K * stride(l - 1) + i % K] = parameters[weights_at(l) + i];
+    for (int j = threadIdx.x; j < N; j += THREADS) own.b[j] = parameters[biases_at(l) + j];
+}
+
+template <int l>
+INLINE void forward(Shared<L>& shared, int rows) {
+    constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l - 1);
+    if constexpr (l > 1) forward<l - 1>(shared, rows);
+    Shared<l>& own = shared;
+    typedef TilePatch<l> Part;
+    for (int number = threadIdx.x; number < Part::count(rows, N); number += THREADS) {
+        const Part patch(number, rows, N);
+        real sum[Part::high][Part::wide] = {};
+        patch.multiply(sum, own.Shared<l - 1>::a, ld, 1, own.W, 1, ld, K);
+        patch.each(sum, [&](int r, int j, real product) {
+            const real z = product + own.b[j];
+            const int i = r * stride(l) + j;
+            if constexpr (l < L && Activation<l>::keeps_z) own.z[i] = z;
+            if constexpr (l < L) own.a[i] = Activation<l>::g(z);
+            else own.a[i] = z;
+        });
+    }
+    __syncthreads();
+}
+
+// Equations 1 and 2 for the last layer, times `share`, 1/n. Returns the thread's share of sum C_i.
+template <class g>
+INLINE real output(Shared<L>& shared, const Batches& batch, index_t first, int rows, const real* y,
+                   real share) {
+    real sum = 0;
+    if constexpr (g::softmax) {  // a warp takes a row
+        const int lane = threadIdx.x % WARP;
+        for (int r = threadIdx.x / WARP; r < rows; r += THREADS / WARP) {
+            real *z = shared.a + r * stride(L), top = z[0], exponentials = 0;
+            const real* y_r = y + batch.row(first + r) * OUTPUTS;
+            for (int j = lane; j < OUTPUTS; j += WARP) top = fmax(top, z[j]);
+            top = warp_max(top);
+            for (int j = lane; j < OUTPUTS; j += WARP) exponentials += exp(z[j] - top);
+            exponentials = warp_sum(exponentials);  // all lanes have read z[0]
+            const real log_sum = log(exponentials);
+            for (int j = lane; j < OUTPUTS; j += WARP) {
+                if (y_r[j] > real(0)) sum += y_r[j] * (log_sum - (z[j] - top));
+                z[j] = (exp(z[j] - top) / exponentials - y_r[j]) * share;
+            }
+        }
+    } else {
+        for (int i = threadIdx.x; i < rows * OUTPUTS; i += THREADS) {
+            const int r = i / OUTPUTS, j = i % OUTPUTS;
+            real& cell = shared.a[r * stride(L) + j];
+            const real z = cell, a = g::g(z), m = OUTPUTS;
+            const real y_j = y[batch.row(first + r) * OUTPUTS + j];
+            sum += Loss::term(z, a, y_j, m);
+            cell = Loss::slope(z, a, y_j, m) * share;
+        }
+    }
+    __syncthreads();
+    return sum;
+}
+
+// Equations 3, 4 and 2, from layer l down.
+template <int l>
+INLINE void backward(Shared<L>& shared, Gradient<L>& gradient, int rows) {
+    constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l), ld_before = stride(l - 1);
+    Shared<l>& own = shared;
+    Shared<l - 1>& before = shared;
+    Gradient<l>& mine = gradient;
+    const real* delta = own.a;
+#pragma unroll
+    for (int p = 0; p < patches(l, each(l)); ++p)
+        WeightPatch<l>(threadIdx.x + p * THREADS, N, K)
+            .multiply(mine.dC_dW[p], delta, 1, ld, before.a, ld_before, 1, rows);
+    if (threadIdx.x < N)
+        for (int r = 0; r < rows; ++r) mine.dC_db += delta[r * ld + threadIdx.x];
+    __syncthreads();
+    if constexpr (l > 1) {
+        typedef TilePatch<l - 1> Part;
+        for (int number = threadIdx.x; number < Part::count(rows, K); number += THREADS) {
+            const Part patch(number, rows, K);
+            real sum[Part::high][Part::wide] = {};
+            patch.multiply(sum, delta, ld, 1, own.W, ld_before, 1, N);
+            patch.each(sum, [&](int r, int k, real dC_da) {
+                typedef Activation<l - 1> g;
+                const int i = r * ld_before + k;
+                const real a = before.a[i], z = g::keeps_z ? before.z[i] : a;
+                before.a[i] = dC_da * g::g_prime(z, a);
+            });
+        }
+        __syncthreads();
+        backward<l - 1>(shared, gradient, rows);
+    }
+}
+
+// Calls body(parameter, dC/dp, where it is in the flat array, whether it is a weight) for those of
+// a thread.
+template <int l, class Body>
+INLINE void each_parameter(Shared<L>& shared, Gradient<L>& gradient, Body body) {
+    constexpr int K = SIZES[l - 1], N = SIZES[l];
+    if constexpr (l > 1) each_parameter<l - 1>(shared, gradient, body);
+    Shared<l>& own = shared;
+    Gradient<l>& mine = gradient;
+    const auto weight = [&](int j, int k, real& g) {
+        body(own.W[j * stride(l - 1) + k], g, weights_at(l) + j * K + k, true);
+    };
+#pragma unroll
+    for (int p = 0; p < patches(l, each(l)); ++p)
+        WeightPatch<l>(threadIdx.x + p * THREADS, N, K).each(mine.dC_dW[p], weight);
+    if (threadIdx.x < N) body(own.b[threadIdx.x], mine.dC_db, biases_at(l) + threadIdx.x, false);
+}
+
+static __device__ void train_network(const Run& run) {
+    extern __shared__ real memory[];
+    Shared<L>& shared = *reinterpret_cast<Shared<L>*>(memory);
+    const index_t at = blockIdx.x * index_t(PARAMETERS);
+    const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
+    real* losses = run.losses + blockIdx.x * run.steps;
+    Batches batch(run);
+    Gradient<L> gradient = {};
+    index_t done = 0;
+
+    load<L>(shared, run.parameters + at);
+    while (done < run.steps) {
+        const real share = real(1) / real(batch.count);
+        real C = 0;
+        for (index_t first = 0; first < batch.count; first += TILE) {
+            const int rows = batch.count - first < TILE ? int(batch.count - first) : TILE;
+            for (int i = threadIdx.x; i < rows * INPUTS; i += THREADS) {
+                const int r = i / INPUTS, k = i % INPUTS;
+                shared.Shared<0>::a[r * stride(0) + k] = run.x[batch.row(first + r) * INPUTS + k];
+            }
+            __syncthreads();
+            forward<L>(shared, rows);
+            C += output<Activation<L>>(shared, batch, first, rows, run.y, share);
+            backward<L>(shared, gradient, rows);
+        }
+        C = block_sum(C) * share;
+        if (threadIdx.x == 0) losses[done] = C;
+        ++done;
+        if (!isfinite(C)) break;
+        each_parameter<L>(shared, gradient, [&](real& p, real& g, int i, bool is_weight) {
+            real m = SLOTS > 0 ? run.s0[at + i] : real(0), v = SLOTS > 1 ? run.s1[at + i] : real(0);
+            apply(p, g, m, v, *now, is_weight);
+            if (SLOTS > 0) run.s0[at + i] = m;
+            if (SLOTS > 1) run.s1[at + i] = v;
+            g = 0;
+        });
+        batch.next();
+        ++now;
+    }
+    each_parameter<L>(shared, gradient, [&](real& p, real&, int i, bool) {
+        run.parameters[at + i] = p;
+    });
+    if (threadIdx.x == 0) run.ran[blockIdx.x] = done;
+}

@@ -1,0 +1,121 @@
+"""`fit` with checkpoints: interrupted anywhere and resumed, it ends with the same model."""
+
+import warnings
+from contextlib import suppress
+from itertools import product
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("safetensors")
+
+import backprop_gpu as bp
+from backprop_gpu.estimators import MLPClassifier, MLPRegressor
+
+SETTINGS = {
+    "adam": {},
+    "sgd": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 2},
+    "early stopping": {"early_stopping": True, "n_iter_no_change": 4, "learning_rate_init": 0.05},
+    "without shuffling": {"shuffle": False, "alpha": 0.0},
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(epochs):
+    def callback(epoch):
+        if epoch.number + 1 == epochs:
+            raise Killed
+
+    return callback
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4))
+    return x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
+
+
+def fitted(kind=MLPClassifier, **options):
+    options = {"max_iter": 15, "random_state": 3, "batch_size": 20, "device": "cpu"} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not converged
+        return kind(hidden_layer_sizes=(8,), **options).fit(*data())
+
+
+def everything(model):
+    return (
+        [W.tobytes() for W in (*model.coefs_, *model.intercepts_)],
+        *(model.loss_curve_, model.n_iter_, model.t_, model.loss_, model.best_loss_),
+        model.validation_scores_,
+    )
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_fit_that_was_killed_ends_with_the_same_model(settings, kind, tmp_path):
+    options = SETTINGS[settings]
+    whole = everything(fitted(kind, **options))
+    for epochs, every in product((1, 5, 9), (1, 4)):
+        folder = tmp_path / f"{epochs}-{every}"
+        options = SETTINGS[settings] | {"checkpoint": folder, "checkpoint_every": every}
+        with suppress(Killed):  # it may have stopped before
+            fitted(kind, callbacks=[killed_after(epochs)], **options)
+        assert everything(fitted(kind, resume=True, **options)) == whole
+
+
+def test_a_fit_that_has_ended_is_not_gone_on_with(tmp_path):
+    options = {"checkpoint": tmp_path, "tol": 0.5, "n_iter_no_change": 2}
+    one = fitted(**options)
+    assert one.n_iter_ < 15
+    two = fitted(resume=True, max_iter=50, callbacks=[killed_after(1)], **options)
+    assert everything(two) == everything(one)
+
+
+def test_more_epochs(tmp_path):
+    fitted(checkpoint=tmp_path, max_iter=6)
+    longer = fitted(checkpoint=tmp_path, max_iter=15, resume=True)
+    assert everything(longer) == everything(fitted())
+
+
+def test_another_fit_is_refused(tmp_path):
+    fitted(checkpoint=tmp_path)
+    with pytest.raises(bp.FileFormatError, match="resume=True"):
+        fitted(checkpoint=tmp_path)
+    for change in ({"alpha": 0.1}, {"random_state": 4}, {"activation": "tanh"}):
+        with pytest.raises(bp.DomainError, match=next(iter(change))):
+            fitted(checkpoint=tmp_path, resume=True, **change)
+    with pytest.raises(bp.DomainError, match="estimator"):
+        fitted(MLPRegressor, checkpoint=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"random_state": None}, "random_state"),
+        ({"solver": "lbfgs"}, "'lbfgs'"),
+        ({"checkpoint": None, "resume": True}, "needs checkpoint="),
+    ],
+)
+def test_what_can_not_be_resumed(options, message, tmp_path):
+    with pytest.raises(bp.DomainError, match=message):
+        fitted(**({"checkpoint": tmp_path} | options))
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    whole = everything(fitted())
+    with pytest.raises(Killed):
+        fitted(checkpoint=tmp_path, callbacks=[killed_after(8)])
+    newest = sorted(tmp_path.iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert everything(fitted(checkpoint=tmp_path, resume=True)) == whole
+
+
+def test_a_checkpoint_is_a_network(tmp_path):
+    model = fitted(checkpoint=tmp_path)
+    net = bp.load(sorted(tmp_path.iterdir())[-1], device="cpu")
+    np.testing.assert_allclose(net(data()[0]), model.predict_proba(data()[0]), rtol=1e-12)

@@ -1,0 +1,504 @@
+"""Whole training in one launch: step by step what NumPy computes, whatever the sizes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from host import launcher, nvrtc
+from host.backend import emulated_backend
+
+import backprop_gpu as bp
+from backprop_gpu import one_launch
+from backprop_gpu.backends.cuda_backend import CudaBackend
+from backprop_gpu.batches import shuffled_batches
+from backprop_gpu.history import History
+from backprop_gpu.losses import find_loss
+from backprop_gpu.one_launch import Kernel, OneLaunch, choose
+from backprop_gpu.one_launch_steps import OneLaunchSteps
+from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.running import Run
+from backprop_gpu.shuffle import shuffled
+from backprop_gpu.steps import Steps
+from backprop_gpu.together import alike, train_together
+
+needs_gpp = pytest.mark.skipif(
+    launcher.unavailable_reason() is not None, reason=str(launcher.unavailable_reason())
+)
+needs_nvrtc = pytest.mark.skipif(
+    nvrtc.nvrtc_unavailable_reason() is not None, reason=str(nvrtc.nvrtc_unavailable_reason())
+)
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+@pytest.fixture(params=["train_warp", "train_block"])
+def kernel(request, monkeypatch):
+    """Whatever fits both kernels is trained by each, with tiles of 4 samples."""
+    return force(request.param, monkeypatch)
+
+
+def force(file, monkeypatch, tile=4):
+    monkeypatch.setattr(one_launch, "WARP_BATCH", 10**9 if file == "train_warp" else 0)
+    monkeypatch.setattr(one_launch, "TILE", tile)
+    return file
+
+
+class Case:
+    """A network, data, and how it is trained; by NumPy's steps, and in one launch."""
+
+    def __init__(
+        self,
+        sizes,
+        activations,
+        loss="mse",
+        optimizer=None,
+        *,
+        dtype="float64",
+        n=7,
+        batch_size=3,
+        steps=5,
+        first_step=0,
+        seed=None,
+    ):
+        self.net = bp.MLP(sizes, activations, device="cpu", dtype=dtype, seed=3)
+        self.loss, self.optimizer = find_loss(loss), optimizer or bp.SGD(0.1)
+        self.batch_size, self.seed = batch_size, seed
+        self.steps = range(first_step, first_step + steps)
+        random = np.random.default_rng(4)
+        self.x = random.normal(size=(n, sizes[0])).astype(dtype)
+        self.y = random.uniform(size=(n, sizes[-1])).astype(dtype)
+        self.y /= self.y.sum(axis=1, keepdims=True)  # a distribution
+        self.net.parameters[...] += random.normal(size=self.net.parameters.size) / 50
+        self.state = [abs(self.net.parameters) / (9 + i) for i in range(self.optimizer.slots)]
+        passed = np.array(self.steps) / -(-n // batch_size)
+        self.numbers = numbers_of(self.optimizer, self.steps, passed)
+
+    @property
+    def entries(self):
+        net = self.net
+        return net.layer_sizes, net.activations, self.loss, self.optimizer, net.dtype
+
+    def run(self, make, backend, finite=True):
+        """Return losses, parameters and state after the steps."""
+        net = self.net.copy(device=backend)
+        with net.backend.computing():
+            batches = shuffled_batches(self.x, self.y, self.batch_size, self.seed, net.backend)
+            steps = make(net, batches)
+            for slot, start in zip(steps.state, self.state, strict=True):
+                slot[...] = start
+            losses, counts = steps.run(self.steps, self.numbers)
+        if finite:
+            assert counts.tolist() == batches.counts(self.steps).tolist()
+        return losses, net.parameters, *steps.state
+
+    def by_numpy(self):
+        return self.run(lambda net, b: Steps(net, b, self.loss, self.optimizer), "cpu")
+
+    def in_one_launch(self, backend=None, finite=True):
+        return self.run(
+            lambda net, b: OneLaunchSteps(net, b, self.loss, self.optimizer, self.seed),
+            backend or emulated_backend(),
+            finite,
+        )
+
+    def check(self):
+        tolerance = TOLERANCE[self.net.dtype.name]
+        for ours, numpys in zip(self.in_one_launch(), self.by_numpy(), strict=True):
+            np.testing.assert_allclose(ours, numpys, tolerance, tolerance * abs(numpys).max())
+
+
+def check_sizes(sizes, n, batch_size, dtype):
+    activations = [bp.LeakyReLU(0.1), *["sigmoid"] * (len(sizes) - 2)]
+    Case(sizes, activations, n=n, batch_size=batch_size, dtype=dtype, steps=4).check()
+
+
+@needs_gpp
+@pytest.mark.parametrize(
+    ("sizes", "n", "batch_size", "dtype"),
+    [
+        ((5, 3, 5, 4), 1, 1, "float64"),  # the textbook's
+        ((1, 1), 2, 1, "float32"),
+        ((32, 32), 10, 4, "float32"),
+        ((31, 17, 32), 9, 9, "float32"),
+        ((2, 1, 32, 3), 5, 2, "float64"),
+        ((3, 4, 4, 4, 4, 4, 2), 70, 33, "float32"),
+        ((8, 9, 1), 300, 257, "float64"),
+    ],
+)
+def test_sizes_of_a_warp(sizes, n, batch_size, dtype, monkeypatch):
+    force("train_warp", monkeypatch)
+    check_sizes(sizes, n, batch_size, dtype)
+
+
+@needs_gpp
+@pytest.mark.parametrize(
+    ("sizes", "n", "batch_size", "dtype"),
+    [
+        ((5, 3, 5, 4), 1, 1, "float64"),
+        ((1, 1), 2, 1, "float32"),
+        ((33, 65, 3), 10, 4, "float32"),
+        ((3, 129, 5), 9, 9, "float32"),  # a patch for some threads, none for others
+        ((70, 70, 2), 70, 33, "float32"),  # two patches for some threads
+        ((100, 125, 3), 90, 81, "float32"),  # patches of 8 x 8, and of 8 x 4
+        ((2, 256, 1), 7, 5, "float32"),
+        ((4, 3, 4, 3, 4, 3), 300, 257, "float64"),
+    ],
+)
+def test_sizes_of_a_block(sizes, n, batch_size, dtype, monkeypatch):
+    force("train_block", monkeypatch, tile=67)
+    monkeypatch.setattr(one_launch, "most_shared", lambda backend: 227 << 10)
+    check_sizes(sizes, n, batch_size, dtype)
+
+
+ELEMENTWISE = sorted(set(bp.activations.ACTIVATIONS) - {"softmax"})
+
+
+@needs_gpp
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("some", [slice(4), slice(4, None)], ids=["first", "second"])
+def test_activations(some, dtype, kernel):
+    """One above the other."""
+    activations = [*ELEMENTWISE[some], "softmax"]
+    Case([4] * len(activations) + [5], activations, "cce", dtype=dtype).check()
+
+
+HEADS = [
+    ("softmax", "categorical_cross_entropy"),
+    ("softmax", "mse"),
+    ("sigmoid", "binary_cross_entropy"),
+    ("softmax", "binary_cross_entropy"),
+    ("sigmoid", "categorical_cross_entropy"),
+    ("identity", "sse"),
+    ("silu", "mse"),
+]
+
+
+@needs_gpp
+@pytest.mark.parametrize(("activation", "loss"), HEADS)
+def test_losses(activation, loss, kernel):
+    Case((4, 10, 5), ["tanh", activation], loss, n=19, batch_size=9).check()
+
+
+@needs_gpp
+def test_softmax_inside(monkeypatch):
+    force("train_warp", monkeypatch)
+    Case((4, 10, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
+
+
+OPTIMIZERS = [
+    bp.SGD(0.1, weight_decay=0.1),
+    bp.SGD(0.1, momentum=0.9),
+    bp.SGD(bp.schedules.StepDecay(0.1, every=1), momentum=0.9, nesterov=True, weight_decay=0.1),
+    bp.Adam(0.01),
+    bp.Adam(0.01, weight_decay=0.1),
+    bp.AdamW(0.01, weight_decay=0.1),
+]
+
+
+@needs_gpp
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_optimizers(optimizer, kernel):
+    Case((6, 7, 3), ["tanh", "sigmoid"], optimizer=optimizer, n=20, batch_size=8).check()
+
+
+@needs_gpp
+@pytest.mark.parametrize("seed", [None, 0, 2**64 - 1, 2**70 + 5])
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (2, 1), (100, 90), (4, 4)])
+def test_order_of_samples(n, batch_size, seed, kernel):
+    Case((3, 2), ["tanh"], n=n, batch_size=batch_size, seed=seed, first_step=5, steps=9).check()
+
+
+def test_orders_are_those_of_shuffled():
+    seeds, epochs = [0, 7, 2**70 + 5], range(3, 6)
+    expected = [[shuffled(11, epoch, seed, np) for epoch in epochs] for seed in seeds]
+    np.testing.assert_array_equal(one_launch.orders(11, epochs, seeds, np), expected)
+
+
+def mixed_case(dtype="float32", **changes):
+    options = {"optimizer": bp.Adam(0.01), "n": 10, "seed": 1, "steps": 11, "dtype": dtype}
+    return Case((3, 9, 2), ["tanh", "softmax"], "cce", **options | changes)
+
+
+@needs_gpp
+def test_the_order_of_threads_does_not_matter(kernel):
+    in_order, shuffled = (mixed_case().in_one_launch(emulated_backend(seed)) for seed in (None, 5))
+    for one, other in zip(in_order, shuffled, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_gpp
+def test_launches_go_on_where_the_last_one_ended(kernel, monkeypatch):
+    whole = mixed_case().in_one_launch()
+    parts = []
+    for first, last in pairwise((0, 2, 3, 11)):
+        part = mixed_case(steps=last - first, first_step=first)
+        if parts:
+            part.net.parameters[...], part.state = parts[-1][1], parts[-1][2:]
+        parts.append(part.in_one_launch())
+    monkeypatch.setattr(one_launch, "MOST_ORDERED", 1)  # an epoch a launch
+    for other in (
+        (np.concatenate([part[0] for part in parts]), *parts[-1][1:]),
+        mixed_case().in_one_launch(),
+    ):
+        for ours, expected in zip(other, whole, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+@needs_gpp
+@pytest.mark.parametrize("piece", [10**9, 1])
+def test_stops_before_the_update_of_a_loss_that_is_not_finite(piece, kernel, monkeypatch):
+    monkeypatch.setattr(one_launch, "MOST_ORDERED", piece)
+    net = bp.MLP([1, 1], ["identity"], device=emulated_backend(), dtype="float64", seed=3)
+    x = np.array([[1.0], [2.0], [1e200], [3.0]])
+    batches = shuffled_batches(x, x / 2, 1, None, net.backend)
+    steps = OneLaunchSteps(net, batches, find_loss("mse"), bp.SGD(0.1), None)
+    with net.backend.computing():
+        losses, counts = steps.run(range(8), np.full((8, 4), 0.1), "everything")
+    assert len(losses) == len(counts) == 3
+    assert np.isfinite(losses[:2]).all()
+    assert not np.isfinite(losses[2])
+    assert np.isfinite(net.parameters).all()
+    assert steps.safe.go_back()
+
+
+@needs_gpp
+def test_many_networks_at_once_are_each_as_alone(kernel):
+    """With learning rates, seeds and bootstrap samples of their own; one of them diverges."""
+    rates, seeds, n = (0.1, 0.02, 1e30), (4, 4, 9), 6
+    optimizers = [bp.SGD(rate, momentum=0.5) for rate in rates]
+    case = Case((3, 4, 2), ["tanh", "identity"], optimizer=optimizers[0], n=10, steps=12)
+    rows = np.random.default_rng(1).integers(0, 10, (3, n))
+    backend = emulated_backend(1)
+    net, size = case.net.copy(device=backend), case.net.parameters.size
+    start = np.random.default_rng(2).normal(size=(3, size)) / 2
+    numbers = np.array([numbers_of(o, case.steps, np.array(case.steps) / 2) for o in optimizers])
+    parameters, state = start.copy(), [np.zeros_like(start)]
+    with backend.computing():
+        launch = OneLaunch(net, case.loss, optimizers[0], 3)
+        losses, ran = launch.run(
+            *(parameters, state, case.x, case.y),
+            **{"steps": case.steps, "numbers": numbers, "seeds": seeds, "rows": rows},
+        )
+        for i in range(3):
+            alone, alone_state = start[i : i + 1].copy(), [np.zeros((1, size))]
+            x, y = case.x[rows[i]], case.y[rows[i]]
+            expected, count = launch.run(
+                *(alone, alone_state, x, y),
+                **{"steps": case.steps, "numbers": numbers[i : i + 1], "seeds": seeds[i : i + 1]},
+            )
+            assert ran[i] == count[0]
+            np.testing.assert_array_equal(losses[i, : ran[i]], expected[0, : ran[i]])
+            np.testing.assert_array_equal(parameters[i], alone[0])
+            np.testing.assert_array_equal(state[0][i], alone_state[0][0])
+    assert ran[0] == ran[1] == 12 > ran[2]
+
+
+@needs_gpp
+def test_own_rows_without_shuffling():
+    case = Case((3, 2), ["tanh"], n=5, batch_size=2, steps=7)
+    rows = np.array([[4, 4, 1, 0, 2]])
+    net = case.net.copy(device=emulated_backend())
+    options = {"steps": case.steps, "numbers": case.numbers[None]}
+    one, other = (net.parameters[None].copy() for _ in range(2))
+    launch = OneLaunch(net, case.loss, case.optimizer, 2)
+    launch.run(one, [], case.x, case.y, rows=rows, **options)
+    launch.run(other, [], case.x[rows[0]], case.y[rows[0]], **options)
+    np.testing.assert_array_equal(one, other)
+
+
+def trained_alone(net, x, y, optimizer, seed):
+    batches = shuffled_batches(x, y, 4, seed, net.backend)
+    steps = OneLaunchSteps(net, batches, find_loss("mse"), optimizer, seed)
+    run = Run(steps, History())
+    with net.backend.computing():
+        for _ in run.chunks(5, one_by_one=False):
+            pass
+        run.check_last_update()
+    return run.history
+
+
+@needs_gpp
+@pytest.mark.parametrize("bootstrap", [True, False])
+@pytest.mark.parametrize("seeds", [None, (4, 4, 9)])
+def test_training_together_is_training_alone(seeds, bootstrap):
+    backend, random = emulated_backend(), np.random.default_rng(0)
+    x, y = random.normal(size=(10, 3)), random.normal(size=(10, 2))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    together, alone = (
+        [bp.MLP([3, 4, 2], ["tanh", "identity"], device=backend, seed=i) for i in range(3)]
+        for _ in range(2)
+    )
+    optimizers = [bp.SGD(0.1), bp.SGD(bp.schedules.StepDecay(0.1, every=1)), bp.SGD(1e30)]
+    rows = [random.integers(0, 10, 9) for _ in together] if bootstrap else None
+    assert alike(together, optimizers, rows)
+    histories = train_together(
+        *(together, x, y),
+        **{"loss": find_loss("mse"), "optimizers": optimizers, "seeds": seeds, "rows": rows},
+        **{"epochs": 5, "batch_size": 4},
+    )
+    for i in (0, 1):
+        x_own, y_own = (x[rows[i]], y[rows[i]]) if bootstrap else (x, y)
+        seed = None if seeds is None else seeds[i]
+        expected = trained_alone(alone[i], x_own, y_own, optimizers[i], seed)
+        assert histories[i].loss == expected.loss
+        assert histories[i].learning_rate == expected.learning_rate
+        np.testing.assert_array_equal(together[i].parameters, alone[i].parameters)
+    assert histories[2] is None  # it diverged, and is as it was
+    np.testing.assert_array_equal(together[2].parameters, alone[2].parameters)
+
+
+def test_networks_that_are_not_alike():
+    backend = emulated_backend()
+    one, other = (bp.MLP([3, 4, 2], device=backend, seed=seed) for seed in (1, 2))
+    wider = bp.MLP([3, 5, 2], device=backend)
+    elsewhere = bp.MLP([3, 4, 2], device="cpu")
+    sgd = bp.SGD(0.1)
+    assert alike([one, other], [sgd, bp.SGD(0.2, weight_decay=0.1)], None)
+    assert not alike([one, wider], [sgd, sgd], None)
+    assert not alike([one, elsewhere], [sgd, sgd], None)
+    assert not alike([one, other], [sgd, bp.SGD(0.1, momentum=0.5)], None)
+    assert not alike([one, other], [bp.Adam(), bp.Adam(beta1=0.8)], None)
+    assert not alike([one, other], [sgd, sgd], [np.arange(3), np.arange(4)])
+
+
+@needs_gpp
+def test_a_run_that_diverges_has_its_last_good_parameters(kernel):
+    net = bp.MLP([1, 1], ["identity"], device=emulated_backend(), dtype="float64", seed=3)
+    start, x = net.parameters.copy(), np.array([[1.0], [2.0], [3.0], [4.0]])
+    with pytest.raises(bp.TrainingDiverged) as caught:
+        trained_alone(net, x, x / 2, bp.SGD(1e200), None)
+    assert caught.value.epoch == 1  # the first update was too large
+    np.testing.assert_array_equal(net.parameters, start)
+
+
+# Mutants: a test that passes without a shuffle or a barrier does not test what threads tell each
+# other. By kernel: what is replaced, by what, and which one of its kind.
+
+MUTANTS = {
+    "train_warp": [
+        ("return __shfl_sync(EVERYONE, mine, lane);", "return mine;", 0),
+        ("keep + __shfl_xor_sync(EVERYONE, give, half)", "keep + give", 0),
+        ("__shfl_xor_sync(EVERYONE, sum, lanes)", "sum", 0),
+        ("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", 0),
+        ("q.dC_dp = 0;", "", 0),
+        ("if (order) order += epoch_stride;", "", 0),
+    ],
+    "train_block": [
+        *[("__syncthreads();", "", which) for which in range(7)],
+        ("g = 0;", "", 0),
+        ("if (order) order += epoch_stride;", "", 0),
+    ],
+}
+
+
+class MutantLauncher(launcher.HostLauncher):
+    def __init__(self, seed, old, new, which):
+        super().__init__(seed)
+        self.old, self.new, self.which = old, new, which
+
+    def launch(self, source, *rest):
+        pieces = source.split(self.old)
+        head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
+        assert tail
+        super().launch(self.old.join(head) + self.new + self.old.join(tail), *rest)
+
+
+@needs_gpp
+@pytest.mark.parametrize(
+    ("file", "old", "new", "which"),
+    [(file, *mutant) for file, mutants in MUTANTS.items() for mutant in mutants],
+)
+def test_nothing_can_be_removed(file, old, new, which, monkeypatch):
+    force(file, monkeypatch)
+    case = mixed_case("float64", steps=12, batch_size=7)
+    expected = case.by_numpy()
+    wrong = 0
+    for seed in range(4):
+        mutant = MutantLauncher(seed, old, new, which)
+        backend = CudaBackend(np, mutant, "cuda:0", lambda: np.errstate(all="ignore"))
+        results = zip(case.in_one_launch(backend, finite=False), expected, strict=True)
+        wrong += not all(np.allclose(ours, right, rtol=1e-9) for ours, right in results)
+    assert wrong, "the result is right in every order of threads without this"
+
+
+# What fits, and what the compilers make of it.
+
+
+def chosen(sizes, optimizer=None, dtype="float32", batch_size=1, shared=227 << 10, **entries):
+    net = net_of(sizes, **entries)
+    optimizer = optimizer or bp.SGD()
+    entries = net.layer_sizes, net.activations, find_loss("cce"), optimizer
+    return choose(*entries, dtype, batch_size, shared)
+
+
+def net_of(sizes, activation="gelu", last="softmax"):
+    return bp.MLP(sizes, [activation] * (len(sizes) - 2) + [last], device="cpu")
+
+
+def test_a_warp_takes_few_samples_and_a_block_takes_many():
+    assert chosen((5, 3, 5, 4)) == Kernel("train_warp", 32)
+    assert chosen((5, 3, 5, 4), batch_size=256).file == "train_block"
+    assert chosen((5, 33, 4)).file == "train_block"
+    assert chosen((64, 128, 128, 10), activation="tanh", batch_size=64).tile == 64
+    assert chosen((64, 128, 128, 10), activation="gelu", batch_size=64).tile == 53  # keeps z
+    assert chosen((5, 5, 4), activation="softmax", batch_size=256).file == "train_warp"
+
+
+def test_large_steps_are_left_to_kernels_that_fill_a_gpu():
+    for sizes, batch_size, expected in [
+        ((5, 3, 5, 4), 1, True),
+        ((5, 3, 5, 4), 10_000, True),
+        ((64, 128, 128, 10), 64, True),
+        ((64, 128, 128, 10), 256, False),
+    ]:
+        kernel = chosen(sizes, batch_size=batch_size)
+        assert one_launch.worth_it(kernel, sizes, batch_size) == expected
+    assert not one_launch.worth_it(Kernel("train_warp", 32), (5, 5, 4), 65)
+
+
+def test_why_there_is_no_kernel():
+    assert "257 nodes" in chosen((5, 257, 4))
+    assert "registers of a block" in chosen((128, 128, 128, 128))
+    assert "can share" in chosen((64, 128, 128, 10), batch_size=64, shared=99 << 10)
+    assert "its registers hold, and its parameters" in chosen((32, 32, 32, 32), shared=8 << 10)
+    assert "softmax only" in chosen((5, 33, 4), activation="softmax")
+    own = bp.Activation("own", lambda xp, z: z, lambda xp, a: 1 + 0 * a, "a")
+    assert "no C++ expressions" in chosen((2, 2, 2), activation=own)
+    net = net_of((5, 257, 4)).copy(device=emulated_backend())
+    with pytest.raises(bp.DomainError, match="257 nodes"):
+        OneLaunch(net, find_loss("cce"), bp.SGD(), 1)
+
+
+SMALL = [((5, 3, 5, 4), "float32", bp.SGD(0.1), 1), ((33, 20, 2), "float32", bp.SGD(0.1), 64)]
+LARGEST = [
+    ((32, 32, 16), "float32", bp.SGD(0.1), 1),
+    ((32, 19, 32), "float32", bp.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1), 1),
+    ((32, 6, 31), "float32", bp.AdamW(0.1), 1),
+    ((*[4] * 16, 1), "float32", bp.SGD(0.1), 1),
+    ((31, 6, 32), "float64", bp.SGD(0.1), 1),
+    ((8, 8, 9), "float64", bp.Adam(0.1, weight_decay=0.1), 1),
+    ((128, 128, 100), "float32", bp.SGD(0.1), 64),
+    ((64, 64, 64, 10), "float64", bp.SGD(0.1, momentum=0.9), 64),
+]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_they_compile_without_spills_or_stack_frames(arch):
+    """Two small ones for every architecture, and each of the largest that fit for one of them."""
+
+    def log(sizes, dtype, optimizer, batch_size):
+        net, loss = net_of(sizes), find_loss("cce")
+        kernel = chosen(sizes, optimizer, dtype, batch_size)
+        assert kernel.file == ("train_warp" if batch_size == 1 else "train_block")
+        entries = net.layer_sizes, net.activations, loss, optimizer
+        return nvrtc.compile_for(one_launch.source(*entries, dtype, kernel), arch, kernel.file)
+
+    first = ARCHITECTURES.index(arch)
+    programs = SMALL + LARGEST[first :: len(ARCHITECTURES)]
+    with ThreadPoolExecutor() as pool:
+        logs = list(pool.map(log, *zip(*programs, strict=True)))
+    assert all("0 bytes stack frame" in text for text in logs)
