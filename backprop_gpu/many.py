@@ -18,6 +18,7 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, cores, plan
 from backprop_gpu.running import Run
+from backprop_gpu.together import alike, train_together
 from backprop_gpu.training import train
 
 
@@ -126,6 +127,20 @@ def train_many(
             }
         )
     histories: list[History | None] = [None] * len(nets)
+    indices = None if rows is None else [job["index"] for job in jobs]
+    one_launch = {job["path"] for job in jobs} == {"one launch"}
+    if one_launch and alike(nets, optimizers, indices):
+        histories = train_together(
+            nets,
+            x_checked,
+            y_checked,
+            loss=entry,
+            optimizers=optimizers,
+            seeds=seeds if shuffle else None,
+            rows=indices,
+            epochs=epochs,
+            batch_size=batch_size,
+        )
     compiled = [i for i, job in enumerate(jobs) if job["path"] == "compiled"]
     stopped = Event()
     with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
-from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.arrays import Array
 from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
-from backprop_gpu.compiled.source import _activation, _loss, missing_expression
+from backprop_gpu.compiled.source import entries_source, missing_expression
 from backprop_gpu.errors import DomainError
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.shuffle import _MIX, _STEP, _mixed
+from backprop_gpu.shuffle import orders
 
 WARP_BATCH = 16  # samples that a warp takes one by one before a block would be faster
 TILE = 64  # samples that a block takes at once, where its shared memory is large enough
@@ -187,20 +187,6 @@ def most_steps(n: int, batch_size: int, networks: int) -> int:
     return max(1, MOST_ORDERED // (n * networks)) * -(-n // batch_size)
 
 
-def orders(n: int, epochs: range, seeds: Sequence[int], xp: ArrayModule) -> Array:
-    """Return `shuffled` for every seed and epoch, shape (seeds, epochs, n)."""
-    mask = (1 << 64) - 1
-    mixed_seeds = np.array([_mixed(seed & mask) for seed in seeds], np.uint64)
-    starts: Any = mixed_seeds[:, None] ^ np.array(epochs, np.uint64)
-    starts = _mixed(starts)
-    keys = xp.arange(n, dtype=xp.uint64) * xp.uint64(_STEP) + xp.asarray(starts)[..., None]
-    for shift, factor in _MIX:
-        keys ^= keys >> xp.uint64(shift)
-        keys *= xp.uint64(factor)
-    keys ^= keys >> xp.uint64(31)
-    return xp.argsort(keys)
-
-
 def source(
     layer_sizes: Sequence[int],
     activations: Sequence[Activation],
@@ -210,19 +196,15 @@ def source(
     kernel: Kernel,
 ) -> str:
     """Return one complete translation unit, whose kernel is `train`."""
-    L = len(activations)
-    canonical = loss.is_canonical_for(activations[-1])
     constants = {
-        **{"L": L, "SLOTS": optimizer.slots, "THREADS": kernel.threads},
+        **{"L": len(activations), "SLOTS": optimizer.slots, "THREADS": kernel.threads},
         **{"TILE": kernel.tile, "SHARED_BYTES": kernel.shared_bytes},
     }
     network = (
         "#define INLINE static __device__ __forceinline__",
         *(f"constexpr int {name} = {value};" for name, value in constants.items()),
         f"constexpr int SIZES[] = {{{', '.join(map(str, layer_sizes))}}};",
-        "template <int l> struct Activation;",
-        *(_activation(l, g, canonical and l == L) for l, g in enumerate(activations, start=1)),
-        _loss(loss, activations[-1]),
+        entries_source(activations, loss),
     )
     functions = {"update_one": str(optimizer.cuda)}
     return kernels.assemble(kernel.file, REAL[dtype], functions, "\n".join(network))

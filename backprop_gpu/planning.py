@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from backprop_gpu import one_launch
 from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.compiled import why_not, worth_it
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count
 from backprop_gpu.losses import Loss
@@ -14,13 +16,14 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.windows import MOST, why_not_captured
 
-PathName = Literal["auto", "steps", "compiled"]
+PathName = Literal["auto", "steps", "compiled", "one launch"]
 
 # Compiling takes about a second, once for each kind of training on a machine. It is not worth it
 # where NumPy is done in so many: measured on two cores of a server, and the same everywhere, for
 # the path decides the last bits of what comes out.
 WORTH_COMPILING = 2.0
 SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
+SECONDS_PER_GPU_STEP = 3e-5  # in a graph; an estimate
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,17 @@ class Plan:
 
     Attributes
     ----------
-    path : {"steps", "compiled"}
+    path : {"steps", "compiled", "one launch"}
         "steps": a step at a time, on the network's device, by its array library and the project's
         kernels. "compiled": many steps in one call of C++, compiled for this network on first use.
+        "one launch": many steps in one kernel on a GPU, likewise.
     why : str
         Why this one, and what stands against the other.
     threads : int or None
         How many threads compute; None leaves it to BLAS.
     """
 
-    path: Literal["steps", "compiled"]
+    path: Literal["steps", "compiled", "one launch"]
     why: str
     threads: int | None
 
@@ -87,6 +91,10 @@ def plan(
     steps = epochs * -(-samples // rows)
     flops = 6.0 * rows * net.weight_count
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
+    if isinstance(net.backend, CudaBackend) and path in ("auto", "one launch"):
+        return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual)
+    if path == "one launch":
+        raise DomainError(f"path='one launch' is for GPUs, and the network is on {net.device}")
     obstacle = _obstacle(net, entry, optimizer, rows, unusual)
     threads = _threads(net, flops)
     if path == "compiled" and obstacle is not None:
@@ -111,6 +119,38 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _plan_on_gpu(
+    net: MLP,
+    loss: Loss,
+    optimizer: Optimizer,
+    rows: int,
+    steps: int,
+    path: PathName,
+    unusual: str | None,
+) -> Plan:
+    kernel: one_launch.Kernel | str = f"{unusual} takes single steps"
+    if net.precision in ("tf32", "bf16"):
+        kernel = f"one launch computes in full float32, and precision is {net.precision!r}"
+    elif unusual is None:
+        entries = net.layer_sizes, net.activations, loss, optimizer
+        shared = one_launch.most_shared(net.backend)
+        kernel = one_launch.choose(*entries, net.dtype, rows, shared)
+    if isinstance(kernel, str) and path == "one launch":
+        raise DomainError(f"path='one launch' can't run this training: {kernel}")
+    launches = _launches(net, loss, optimizer, unusual)
+    if isinstance(kernel, str):
+        return Plan("steps", f"it takes more than one launch, for {kernel}{launches}", None)
+    if path == "one launch":
+        return Plan("one launch", "asked for", None)
+    if not one_launch.worth_it(kernel, net.layer_sizes, rows):
+        why = f"kernels that fill the GPU are faster on products as large{launches}"
+        return Plan("steps", why, None)
+    if steps * SECONDS_PER_GPU_STEP < WORTH_COMPILING:
+        why = f"{steps:,} steps are too few to be worth compiling them{launches}"
+        return Plan("steps", why, None)
+    return Plan("one launch", "small products, many steps: launches would take the time", None)
 
 
 def _obstacle(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
 from backprop_gpu.arrays import Array, ArrayModule
 
 _MASK = (1 << 64) - 1
@@ -15,8 +20,14 @@ def shuffled(n: int, epoch: int, seed: int, xp: ArrayModule) -> Array:
     The samples are sorted by SplitMix64's mixing of a counter (Steele, Lea and Flood, 2014). It
     is a bijection of 64 bits, so no two keys are equal and every sort gives the same order.
     """
-    start = _mixed(_mixed(seed & _MASK) ^ (epoch & _MASK))
-    keys = xp.arange(n, dtype=xp.uint64) * xp.uint64(_STEP) + xp.uint64(start)
+    return orders(n, range(epoch, epoch + 1), (seed,), xp)[0, 0]
+
+
+def orders(n: int, epochs: range, seeds: Sequence[int], xp: ArrayModule) -> Array:
+    """Return `shuffled` for every seed and epoch, shape (seeds, epochs, n)."""
+    mixed_seeds = np.array([_mixed(seed & _MASK) for seed in seeds], np.uint64)
+    starts = _mixed(mixed_seeds[:, None] ^ np.array(epochs, np.uint64))
+    keys = xp.arange(n, dtype=xp.uint64) * xp.uint64(_STEP) + xp.asarray(starts)[..., None]
     for shift, factor in _MIX:
         keys ^= keys >> xp.uint64(shift)
         keys *= xp.uint64(factor)
@@ -24,7 +35,7 @@ def shuffled(n: int, epoch: int, seed: int, xp: ArrayModule) -> Array:
     return xp.argsort(keys)
 
 
-def _mixed(key: int) -> int:
+def _mixed(key: Any) -> Any:  # an int, or an array of uint64
     for shift, factor in _MIX:
         key = ((key ^ (key >> shift)) * factor) & _MASK
     return (key ^ (key >> 31)) ^ _STEP

@@ -27,6 +27,7 @@ from backprop_gpu.feed import Feed, feed
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
+from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints, path_of_newest
@@ -102,7 +103,7 @@ def train(
         Show a progress bar (extra ``progress``), with the loss, samples a second and the time
         that is left; none in a pipe or a file. Or what is called some ten times a second with
         how far the training is; what it raises ends the training.
-    path : {"auto", "steps", "compiled"}
+    path : {"auto", "steps", "compiled", "one launch"}
         How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
         rounding.
     checkpoint : path, optional
@@ -193,6 +194,8 @@ def train(
                     raise
                 warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=2)
                 history.path = "steps"
+        elif chosen.path == "one launch" and isinstance(batches, ArrayBatches):
+            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed)
         if steps is None:
             keep_a = clip_sample_norm is not None
             steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)

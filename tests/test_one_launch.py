@@ -20,7 +20,7 @@ from backprop_gpu.one_launch import Kernel, OneLaunch, choose
 from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.running import Run
-from backprop_gpu.shuffle import shuffled
+from backprop_gpu.shuffle import orders, shuffled
 from backprop_gpu.steps import Steps
 from backprop_gpu.together import alike, train_together
 
@@ -214,7 +214,7 @@ def test_order_of_samples(n, batch_size, seed, kernel):
 def test_orders_are_those_of_shuffled():
     seeds, epochs = [0, 7, 2**70 + 5], range(3, 6)
     expected = [[shuffled(11, epoch, seed, np) for epoch in epochs] for seed in seeds]
-    np.testing.assert_array_equal(one_launch.orders(11, epochs, seeds, np), expected)
+    np.testing.assert_array_equal(orders(11, epochs, seeds, np), expected)
 
 
 def mixed_case(dtype="float32", **changes):
@@ -502,3 +502,60 @@ def test_they_compile_without_spills_or_stack_frames(arch):
     with ThreadPoolExecutor() as pool:
         logs = list(pool.map(log, *zip(*programs, strict=True)))
     assert all("0 bytes stack frame" in text for text in logs)
+
+
+# As people ask for it.
+
+
+@needs_gpp
+def test_train_by_name(tmp_path):
+    backend, (x, y) = emulated_backend(), np.random.default_rng(0).normal(size=(2, 10, 2))
+    options = {"epochs": 6, "batch_size": 4, "optimizer": bp.Adam(0.01), "validation": (x, y)}
+
+    def net():
+        return bp.MLP([2, 5, 2], ["tanh", "identity"], device=backend, dtype="float64")
+
+    one, other, resumed = net(), net(), net()
+    history = bp.train(one, x, y, path="one launch", **options)
+    assert history.path == "one launch"
+    np.testing.assert_allclose(
+        history.loss, bp.train(other, x, y, path="steps", **options).loss, rtol=1e-12
+    )
+    for options["epochs"] in (3, 6):
+        bp.train(
+            *(resumed, x, y),
+            **{"path": "one launch", "checkpoint": tmp_path, "resume": True},
+            **options,
+        )
+    np.testing.assert_array_equal(resumed.parameters, one.parameters)
+
+
+@needs_gpp
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_train_many_is_train_each(shuffle):
+    backend, (x, y) = emulated_backend(), np.random.default_rng(0).normal(size=(2, 10, 2))
+    optimizers = [bp.SGD(0.1), bp.SGD(0.02), bp.SGD(1e200)]
+    rows = np.random.default_rng(1).integers(0, 10, (3, 8))
+    options = {"epochs": 5, "batch_size": 3, "shuffle": shuffle, "path": "one launch"}
+    together, alone = (
+        [bp.MLP([2, 5, 2], device=backend, dtype="float64", seed=i) for i in range(3)]
+        for _ in range(2)
+    )
+    histories = bp.train_many(together, x, y, optimizers=optimizers, rows=rows, **options)
+    assert [history.stopped_by for history in histories] == ["epochs", "epochs", "divergence"]
+    for i in range(2):
+        own = {"optimizer": optimizers[i], "seed": i}
+        expected = bp.train(alone[i], x[rows[i]], y[rows[i]], **own, **options)
+        assert histories[i].loss == expected.loss
+        assert histories[i].path == "one launch"
+        np.testing.assert_array_equal(together[i].parameters, alone[i].parameters)
+
+
+def test_plans_name_it():
+    net = bp.MLP([5, 3, 5, 4], device=emulated_backend())
+    assert bp.plan(net, samples=100, batch_size=1, epochs=1000).path == "one launch"
+    assert bp.plan(net, samples=100, epochs=10).path == "steps"
+    with pytest.raises(bp.DomainError, match="257 nodes"):
+        bp.plan(bp.MLP([5, 257], device=net.backend), samples=9, path="one launch")
+    with pytest.raises(bp.DomainError, match="is for GPUs"):
+        bp.plan(bp.MLP([5, 3], device="cpu"), samples=9, path="one launch")

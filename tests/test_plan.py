@@ -40,7 +40,9 @@ def test_the_reasons_for_single_steps(backend):
         "BLAS is faster": planned(large, batch_size=64),
     }
     if backend.device != "cpu":
-        reasons["the network is on cuda"] = planned(elsewhere)
+        reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))
+        reasons["clipping takes"] = planned(elsewhere, unusual="clipping")
+        reasons["10 steps are too few to be worth compiling them"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():
         assert chosen.path == "steps"
         assert compiler() is None or reason in chosen.why

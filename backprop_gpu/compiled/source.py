@@ -46,11 +46,6 @@ def source(
     batch_size: int,
 ) -> str:
     """Return one complete translation unit, of which `train` is called."""
-    canonical = loss.is_canonical_for(activations[-1])
-    layers = [
-        _activation(l, g, canonical and l == len(activations))
-        for l, g in enumerate(activations, start=1)
-    ]
     numbers = ", ".join(map(str, layer_sizes))
     return "\n".join(
         (
@@ -61,9 +56,7 @@ def source(
             f"constexpr int SLOTS = {optimizer.slots}, MOST_THREADS = {MOST_THREADS};",
             f"constexpr int BLOCK_BATCH = {BLOCK_BATCH};",
             "namespace entries {",
-            "template <int l> struct Activation;",
-            *layers,
-            _loss(loss, activations[-1]),
+            entries_source(activations, loss),
             f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
             "}",
             "using namespace entries;",
@@ -72,6 +65,13 @@ def source(
             _read("train.cpp"),
         )
     )
+
+
+def entries_source(activations: Sequence[Activation], loss: Loss) -> str:
+    """Return `Activation<l>`, for layers 1 to L, and `Loss`: structs of the entries' functions."""
+    L, canonical = len(activations), loss.is_canonical_for(activations[-1])
+    layers = (_activation(l, g, canonical and l == L) for l, g in enumerate(activations, start=1))
+    return "\n".join(("template <int l> struct Activation;", *layers, _loss(loss, activations[-1])))
 
 
 def _activation(l: int, g: Activation, is_canonical: bool) -> str:
