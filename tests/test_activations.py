@@ -113,7 +113,7 @@ def test_outputs_stay_in_the_stated_range(g, dtype):
 # ---- edges ---------------------------------------------------------------------------------------
 
 # Far left and far right: a where it is a constant, and g'. Where it is none, a = g' z.
-BOUNDED = {"sigmoid": (0, 0, 1, 0), "tanh": (-1, 0, 1, 0)}
+BOUNDED = {"sigmoid": (0, 0, 1, 0), "tanh": (-1, 0, 1, 0), "exp": (0, 0, np.inf, np.inf)}
 RAMP = {"relu": 0, "softplus": 0, "silu": 0, "gelu": 0, "identity": 1}
 
 
@@ -181,7 +181,7 @@ def test_leaky_relu_reads_a_only_where_a_has_the_sign_of_z(leak):
 
 @every
 def test_kinks_are_where_the_slope_jumps(g):
-    z = np.linspace(-4, 4, 8000)[None, :]  # 0 is no point of it
+    z = np.linspace(-2, 2, 8000)[None, :]  # 0 is no point of it
     if g.jacobian_product is not None:
         assert g.kinks == ()
         return

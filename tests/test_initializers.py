@@ -59,7 +59,8 @@ def test_a_layer_is_initialised_as_suits_its_activation(name):
     net = bp.MLP([200, 300, 300], [name, name], device="cpu", dtype="float64")
     rule = net.activations[0].initializer.split("_")[0]
     assert net.weights[0].var() == pytest.approx(VARIANCES[rule], rel=0.03)
-    assert rule == ("glorot" if name in ("identity", "sigmoid", "softmax", "tanh") else "he")
+    symmetric = ("exp", "identity", "sigmoid", "softmax", "tanh")
+    assert rule == ("glorot" if name in symmetric else "he")
 
 
 def test_one_initializer_may_be_named_for_all_layers():

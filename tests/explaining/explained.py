@@ -15,7 +15,8 @@ SIZES = (3, 4, 2, 3)
 
 
 def network(g, backend="cpu", dtype="float64", last=None):
-    net = bp.MLP(SIZES, [g, g, last or g], device=backend, dtype=dtype, seed=3)
+    before = "tanh" if str(g) == "exp" else g  # e^e^e^z is infinite
+    net = bp.MLP(SIZES, [before, before, last or g], device=backend, dtype=dtype, seed=3)
     random = np.random.default_rng(4)
     biases = [random.normal(size=b.shape) for b in net.biases]
     net.set_parameters([net.backend.to_numpy(W) for W in net.weights], biases)
