@@ -77,6 +77,8 @@ class ArrayBatches:
     def counts(self, steps: range) -> NDArray[np.int64]:
         """Return how many samples the batches of some steps have."""
         counts = np.full(len(steps), self.batch_size)
+        if self.per_epoch == 1:
+            return counts
         last = np.arange(steps.start, steps.stop) % self.per_epoch == self.per_epoch - 1
         counts[last] = len(self.x) - (self.per_epoch - 1) * self.batch_size
         return counts

@@ -140,7 +140,10 @@ class Run:
         self.samples += int(counts.sum())
         if per_epoch == 1:  # thousands of them, where a network is small
             history.loss.extend(losses.tolist())
-            history.learning_rate.extend(rates[: len(losses)].tolist())
+            if callable(self.path.optimizer.learning_rate):
+                history.learning_rate.extend(rates[: len(losses)].tolist())
+            else:
+                history.learning_rate.extend([float(rates[0])] * len(losses))
             return
         columns = losses.tolist(), counts.tolist(), rates.tolist()
         for loss, count, rate in zip(*columns, strict=False):

@@ -37,12 +37,16 @@ NATIVE = ("-march=native",)  # not every compiler knows it for every processor
 
 
 def compiler() -> tuple[str, ...] | None:
-    """Return the C++ compiler, $CXX or else what PATH has, and $CXX's options; None if nothing."""
+    """Return the command of the C++ compiler: $CXX, or else what PATH has; None if nothing."""
+    return _found(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
+
+
+@cache  # the search takes as long as thousands of small steps
+def _found(chosen: str, path: str) -> tuple[str, ...] | None:
     if os.name != "posix":
         return None
-    chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in (chosen, ["c++"], ["g++"], ["clang++"]):
-        if command and (found := shutil.which(command[0])):
+    for command in (shlex.split(chosen), ["c++"], ["g++"], ["clang++"]):
+        if command and (found := shutil.which(command[0], path=path)):
             return (found, *command[1:])
     return None
 
