@@ -30,6 +30,7 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # of an array's root mean square
 # by its sample's share: among 16 million, some do. What is wrong is wrong in more entries.
 AGREEING = 0.99
 BLOCK_SECONDS = 0.03
+LONG = 10  # seconds for a block of each: a few of them have to do
 
 IDLE_SECONDS, IDLE_FRACTION = 0.02, 0.05
 
@@ -134,7 +135,8 @@ def in_turn(calls: Mapping[str, Repeat], seconds: float, least: int = 1) -> dict
     once = sum(block.estimate for block in blocks.values())
     times: dict[str, list[float]] = {name: [] for name in blocks}
     busy = dict.fromkeys(blocks, 0.0)
-    for _ in range(max(LEAST_BLOCKS, int(seconds * len(blocks) / once))):
+    least_blocks = LEAST_BLOCKS if once < LONG else 2
+    for _ in range(max(least_blocks, int(seconds * len(blocks) / once))):
         for name, block in blocks.items():
             settle()
             cpu = time.process_time()
