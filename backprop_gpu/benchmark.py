@@ -111,7 +111,7 @@ def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     """Return the matrix products of the library's passes, on the same arrays; nothing else."""
     loss = net.check_loss("mse")
     trace, gradients = net.new_trace(x), net.new_gradients(len(x))
-    forward, backward = _Products(), _Products()
+    forward, backward = Products(), Products()
     backend: Any
     for backend in (net.backend, forward):
         feed_forward(backend, net.layers, trace)
@@ -131,7 +131,7 @@ def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     }
 
 
-class _Products:
+class Products:
     """Stands for a backend: writes down the products that are asked of it, computes nothing."""
 
     def __init__(self) -> None:

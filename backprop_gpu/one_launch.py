@@ -18,6 +18,7 @@ from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
+from backprop_gpu.compiled.loop import weight_count
 from backprop_gpu.compiled.source import entries_source, missing_expression
 from backprop_gpu.errors import DomainError
 from backprop_gpu.losses import Loss
@@ -83,7 +84,7 @@ def worth_it(kernel: Kernel, layer_sizes: Sequence[int], batch_size: int) -> boo
     # a block 30 us where the batch times the weights is 1.7 million (64-128-128-10, 64 samples).
     if kernel.file == "train_warp":
         return batch_size <= 64
-    return batch_size * sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes)) <= 1_700_000
+    return batch_size * weight_count(layer_sizes) <= 1_700_000
 
 
 class OneLaunch:

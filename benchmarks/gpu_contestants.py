@@ -20,6 +20,7 @@ import numpy as np
 import backprop_gpu as bp
 from backprop_gpu.backends import Backend
 from backprop_gpu.batches import shuffled_batches
+from backprop_gpu.benchmark import Products
 from backprop_gpu.network import feed_forward, propagate_back
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.steps import Steps
@@ -134,26 +135,13 @@ def trained(net: bp.MLP, x: Any, y: Any, precision: str) -> Contestant:
     return of_backend(net.backend, ask, 10 * at_once(net, x))
 
 
-class _Products:
-    """Stands for a backend: writes down the products that are asked of it, computes nothing."""
-
-    def __init__(self) -> None:
-        self.operands: list[tuple[Any, Any, Any]] = []
-
-    def gemm(self, A: Any, B: Any, out: Any) -> None:
-        self.operands.append((A, B, out))
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
 def products(net: bp.MLP, x: Any, y: Any, precision: str) -> Contestant:
     """Return the matrix products of a step with nothing around them: the floor."""
     net = net.copy(device=open_backend(precision))
     loss = net.check_loss("mse")
     x, y = net.check_data(x, y, loss)
     trace, gradients = net.new_trace(x), net.new_gradients(len(x))
-    written: Any = _Products()
+    written: Any = Products()
     unit = at_once(net, x)
     feed_forward(written, net.layers, trace)
     propagate_back(written, net.layers, trace, y, loss, gradients, gradients.C)

@@ -18,7 +18,8 @@ LAYERS = (
     {"many"},
     {"together", "training", "resuming", "checkpoint", "textbook"},
     {"planning", "running", "history", "stopping"},
-    {"feed", "compiled_steps", "one_launch", "one_launch_steps", "steps", "windows", "workspace"},
+    {"chunk_steps", "compiled_steps", "one_launch", "one_launch_steps"}
+    | {"feed", "steps", "windows", "workspace"},
     {"onnx_export", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
     {"mlp", "summary"},
