@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -93,13 +92,7 @@ def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     def repeated(work: Callable[[Backend], None]) -> Repeat:
         replay = net.backend.record(work)
         replay()
-
-        def repeat(times: int) -> None:
-            with _in_training(net, len(x)):
-                for _ in range(times):
-                    replay()
-
-        return repeat
+        return partial(_repeated, replay, net, len(x))
 
     def step(times: int) -> None:
         train(net, x, y, loss=loss, epochs=times, path="steps")
@@ -118,16 +111,17 @@ def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     for backend in (net.backend, backward):
         propagate_back(backend, net.layers, trace, y, loss, gradients, gradients.C)
 
-    def multiply(operands: Sequence[tuple[Array, Array, Array]], times: int) -> None:
-        with _in_training(net, len(x)):
-            for _ in range(times):
-                for A, B, out in operands:
-                    A.dot(B, out)
+    def repeated(operands: Sequence[tuple[Array, Array, Array]]) -> Repeat:
+        def multiply(backend: Backend) -> None:
+            for A, B, out in operands:
+                backend.gemm(A, B, out)
+
+        return partial(_repeated, net.backend.record(multiply), net, len(x))
 
     return {
-        "forward": partial(multiply, forward.operands),
-        "backward": partial(multiply, backward.operands),
-        "step": partial(multiply, forward.operands + backward.operands),
+        "forward": repeated(forward.operands),
+        "backward": repeated(backward.operands),
+        "step": repeated(forward.operands + backward.operands),
     }
 
 
@@ -144,9 +138,11 @@ class Products:
         return lambda *args, **kwargs: None
 
 
-def _in_training(net: MLP, n: int) -> AbstractContextManager[Any]:
-    """Return the context that `train` computes in: with as many threads, so that parts add up."""
-    return net.backend.computing(6.0 * n * net.weight_count)
+def _repeated(replay: Callable[[], None], net: MLP, n: int, times: int) -> None:
+    """Repeat as `train` does: with as many threads, so that parts add up."""
+    with net.backend.computing(6.0 * n * net.weight_count):
+        for _ in range(times):
+            replay()
 
 
 class Case:

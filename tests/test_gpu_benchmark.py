@@ -1,57 +1,136 @@
 """What checks and times the library on a GPU: its logic, where there is none."""
 
 import json
+import re
 import sys
-from dataclasses import asdict, replace
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from host.device import StandInDevice
 from host.launcher import unavailable_reason
 
+from backprop_gpu import crossovers as own_crossovers
 from backprop_gpu.benchmark import Network
-from benchmarks import gpu, gpu_contestants
-from benchmarks.gpu import Row
-from benchmarks.gpu_contestants import CONTESTANTS, Contestant
+from backprop_gpu.crossovers import CROSSOVERS, Crossover
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import contestants, measure, page, peers, race
+from benchmarks.gpu.contestants import OWN, Contestant, Entry
+from benchmarks.gpu.crossovers import crossovers_of, limit
+from benchmarks.gpu.peers import PEERS
+from benchmarks.gpu.race import CONTESTANTS
+from benchmarks.gpu.roofline import step_bytes, svg
+from benchmarks.gpu.rows import BLOCK, GEMM, GRAPHS, MANY, SINGLY, TRAIN, WARP, Case, Found, Row
 
-TINY = Network("tiny", (3, 4, 2), 5)
-OWN = [name for name in CONTESTANTS if name.startswith(("backprop_gpu", "matrix", "CuPy"))]
-ROW = Row("one", "tiny", 5, "float32")
+ROOT = Path(__file__).resolve().parents[1]
+TINY = Case(Network("tiny", (3, 4, 2), 5), "float32")
+TOGETHER = replace(TINY, networks=3)
+ROW = Row.of("one", TINY)
+HERE = [*(name for name in OWN if name != MANY), "CuPy script"]
 
 needs_gpp = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(gpu, "BLOCK_SECONDS", 1e-3)
-    monkeypatch.setattr(gpu, "BLOCKS", 3)
-    monkeypatch.setattr(gpu_contestants, "MOST", 2)
-    monkeypatch.setattr(gpu_contestants, "open_backend", lambda _: StandInDevice().backend())
+    monkeypatch.setattr(race, "BLOCK_SECONDS", 1e-3)
+    monkeypatch.setattr(race, "BLOCKS", 3)
+    monkeypatch.setattr(contestants, "MOST", 2)
+    monkeypatch.setattr(contestants, "LONG_MANY", 2)
+    monkeypatch.setattr(contestants, "open_backend", lambda _: StandInDevice().backend())
+
+
+def raced(name, case):
+    return race.race(name, [case], race.references_of([case]))
 
 
 @needs_gpp
-@pytest.mark.parametrize("name", OWN)
-def test_the_librarys_ways_are_checked_and_timed(name):
-    (row,) = gpu.race(name, [TINY], gpu.references_of([TINY]))
-    assert (row.contestant, row.network, row.batch, row.note) == (name, "tiny", 5, "")
-    assert 0 < row.asked <= row.seconds
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [*((name, TINY) for name in HERE), *((name, TOGETHER) for name in (WARP, BLOCK, MANY))],
+)
+def test_the_librarys_ways_are_checked_and_timed(name, case):
+    (row,) = raced(name, case)
+    assert (row.implementation, row.network, row.batch, row.note) == (name, "tiny", 5, "")
+    assert 0 < row.asked <= row.seconds < row.first
     assert row.on_device is None
-    assert (row.error is None) == name.startswith("matrix")
+    assert (row.error is None) == (name == GEMM)
     assert row.error is None or row.error < 1e-6
-    json.dumps(asdict(row))
+    record = json.loads(json.dumps(row.record()))
+    assert Row.of_record(record) == replace(row, layer_sizes=[3, 4, 2])
+    assert record["throughput"] == pytest.approx(5 / row.seconds)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTESTANTS if name not in OWN])
-def test_peers_that_find_no_gpu_say_so(name):
-    (row,) = gpu.race(name, [TINY], {})
+@needs_gpp
+def test_each_path_is_the_one_that_it_says(monkeypatch):
+    def way(name, **changes):
+        device = StandInDevice()
+        monkeypatch.setattr(contestants, "open_backend", lambda _: device.backend())
+        contestant = CONTESTANTS[name].build(replace(TINY, **changes))
+        contestant.ask(2)
+        before = device.launches
+        contestant.ask(8)
+        return contestant.plan, device.launches - before, device.graphs
+
+    assert way(GRAPHS, window=2)[:2] == ("CUDA graphs of up to 2 steps", 0)
+    plan, launches, graphs = way(SINGLY)
+    assert plan == "each kernel launched from Python"
+    assert launches > 8 * 5
+    assert graphs == []
+    assert way(WARP) == ("one launch: train_warp", 1, [])
+    assert way(BLOCK) == ("one launch: train_block", 1, [])
+    assert way(TRAIN)[0].startswith("one launch: small products")
+
+
+@needs_gpp
+def test_a_network_that_a_kernel_does_not_take_is_told_and_the_next_one_timed():
+    wide = Case(Network("wide", (3, 40, 2), 5), "float32")
+    refused, row = race.race(WARP, [wide, TINY], {})
+    assert refused.note == "train_warp can't train this network; train_block can"
+    assert refused.seconds is None
+    assert row.seconds
+
+
+def test_what_fails_is_the_last_of_its_process(monkeypatch):
+    monkeypatch.setitem(CONTESTANTS, "new", Entry(lambda case: 1 / 0, [TINY]))
+    (row,) = race.race("new", [TINY, TINY], {})
+    assert row.note == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in HERE])
+def test_peers_that_find_no_gpu_say_so(name, monkeypatch):
+    module = pytest.importorskip(PEERS[name].module)
+    if module.__name__ == "torch":
+        monkeypatch.setattr(module.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(peers, "JAX_PLATFORM", "of another kind")
+    (row,) = raced(name, TINY)
     assert row.seconds is None
-    assert row.note.startswith(("RuntimeError: this", "ModuleNotFoundError"))
+    assert row.note.startswith("RuntimeError: this")
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
+@pytest.mark.parametrize("name", ["PyTorch", "PyTorch, vmap", "JAX, scan"])
+def test_peers_compute_the_same(name, precision, monkeypatch):
+    """On the CPU, where they take TF32 for float32."""
+    pytest.importorskip(PEERS[name].module)
+    monkeypatch.setattr(peers, "TORCH_DEVICE", "cpu")
+    monkeypatch.setattr(peers, "JAX_PLATFORM", "cpu")
+    monkeypatch.setattr(peers, "EPOCH", 4)
+    dtype = "float64" if precision == "float64" else "float32"
+    case = Case(replace(TINY.network, dtype=dtype), precision)
+    for networks in (1, 3):
+        (row,) = raced(name, replace(case, networks=networks))
+        assert row.note == ""
+        assert row.error < race.TOLERANCE[precision]
 
 
 @needs_gpp
 def test_what_is_wrong_is_not_timed():
-    wrong = {gpu.key(TINY): [1.0, 1.0, 1.0]}
-    (row,) = gpu.race("backprop_gpu, graphs", [TINY], wrong)
+    wrong = {TINY.key: [1.0, 1.0, 1.0]}
+    (row,) = race.race(GRAPHS, [TINY], wrong)
     assert row.seconds is None
     assert "wrong" in row.note
     assert row.error > 0.1
@@ -59,15 +138,18 @@ def test_what_is_wrong_is_not_timed():
 
 def test_not_a_number_is_wrong():
     nothing = Contestant(lambda times: [float("nan")] * times, lambda: None)
-    assert "wrong" in gpu.timed(nothing, ROW, [1.0] * 3).note
+    assert "wrong" in race.timed(lambda: nothing, ROW, [1.0] * 3).note
 
 
-def test_large_networks_are_timed_in_every_precision_and_small_ones_in_one():
-    assert gpu.precisions_of("backprop_gpu, graphs", (2048, 4096), "float32") == (
-        *("float32", "tf32", "bf16"),
-    )
-    assert gpu.precisions_of("PyTorch", (2048, 4096), "float32") == ("float32", "tf32")
-    assert gpu.precisions_of("PyTorch", (5, 3), "float64") == ("float64",)
+def test_everybody_is_timed_on_what_the_goals_are_about():
+    def keys(name):
+        return {(c.network.name, c.network.batch, c.precision) for c in CONTESTANTS[name].cases}
+
+    for name in (TRAIN, GRAPHS, SINGLY, GEMM, "PyTorch, CUDA graph", "JAX, scan", "torch.compile"):
+        assert {("textbook", 1, "float64"), ("small", 64, "tf32")} <= keys(name)
+        for precision in ("float32", "tf32", "bf16"):
+            assert {("wide", 1024, precision), ("large", 16384, precision)} <= keys(name)
+    assert {case.networks for case in CONTESTANTS[MANY].cases} >= {1, 8192}
 
 
 def test_the_host_and_the_device_are_timed_apart(monkeypatch):
@@ -76,70 +158,175 @@ def test_the_host_and_the_device_are_timed_apart(monkeypatch):
     def passes(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(race.time, "perf_counter", lambda: now[0])
     contestant = Contestant(
         ask=lambda times: passes(2 * times),
         wait=lambda: passes(3),
         mark=lambda: now[0],
         between=lambda one, other: 1000 * (other - one),
     )
-    assert gpu.block(contestant, 5) == (13, 10, 10)
+    assert race.block(contestant, 5) == (13, 10, 10)
+    row = race.timed(lambda: contestant, replace(ROW, networks=2), None)
+    assert row.seconds == pytest.approx(2.5, abs=1)  # of one of the networks
+    assert row.asked == row.on_device == 1
 
 
 def test_blocks_are_as_long_as_they_have_to_be(monkeypatch):
-    monkeypatch.setattr(gpu, "BLOCK_SECONDS", 50)
+    monkeypatch.setattr(race, "BLOCK_SECONDS", 50)
+    monkeypatch.setattr(race, "LONG", 120)
     now = [0.0]
 
     def ask(times):
         now[0] += times
 
-    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
-    assert gpu.block_size(Contestant(ask, lambda: None)) == 50
-    assert gpu.block_size(Contestant(ask, lambda: None, least=20)) == 40
-    assert gpu.block_size(Contestant(ask, lambda: None, least=100)) == 100
+    monkeypatch.setattr(race.time, "perf_counter", lambda: now[0])
+
+    def size(least):
+        return race.block_size(Contestant(ask, lambda: None, least=least))
+
+    assert size(1) == (50, race.BLOCKS)
+    assert size(20) == (40, race.BLOCKS)
+    assert size(100) == (100, race.BLOCKS)
+    assert size(200) == (200, race.LONG_BLOCKS)
 
 
 @needs_gpp
-def test_rates_are_of_a_product_and_of_a_copy():
-    found = dict(gpu.rates(StandInDevice().backend(), side=16))
-    assert set(found) == {"FLOP/s", "bytes/s"}
+def test_rates_are_of_products_in_each_precision_and_of_a_copy(monkeypatch):
+    monkeypatch.setattr(race, "SIDES", dict.fromkeys(race.SIDES, 16))
+    found = race.rates()
+    kinds = ("float32", "tf32", "bf16", "float64")
+    assert set(found) == {*(f"FLOP/s, {kind}" for kind in kinds), "bytes/s, copied"}
     assert min(found.values()) > 0
 
 
-def test_a_process_that_ends_early_leaves_what_it_has_found(monkeypatch, tmp_path):
-    printed = json.dumps(asdict(ROW)) + "\nSegmentation fault"
-    for status, note in ((None, "stopped, for time ran out"), (-11, "ended with -11: Segm")):
-        monkeypatch.setattr(gpu, "run", lambda *_, s=status: (printed, s))
-        first, last = gpu.contestants_rows("one", tmp_path, 1)
-        assert first == asdict(ROW)
-        assert last["note"].startswith(note)
+# The process that starts the others.
 
 
-def test_commands_are_stopped_when_their_time_is_over():
-    code = "import time; print('first', flush=True); time.sleep(60)"
-    output, status = gpu.run([sys.executable, "-c", code], 1)
-    assert (output.strip(), status) == ("first", None)
-    assert gpu.run([sys.executable, "-c", "raise SystemExit(3)"], 60) == ("", 3)
+@pytest.fixture
+def processes(monkeypatch, tmp_path):
+    """Make what a contestant's processes print and end with; return its rows, and their starts."""
+    monkeypatch.setitem(CONTESTANTS, "one", Entry(None, [TINY] * 4, "json"))
+    line = json.dumps(replace(ROW, seconds=1.0).record())
+
+    def rows_of(*ends):
+        starts, left = [], list(ends)
+
+        def run(command, seconds):
+            starts.append(int(command[command.index("--first") + 1]))
+            count, rest, status = left.pop(0)
+            return "\n".join([line] * count + [rest]), status
+
+        monkeypatch.setattr(measure, "run", run)
+        return measure.contestants_rows("one", tmp_path, 9), starts
+
+    return rows_of
 
 
-def test_everything_that_was_found_is_written_and_shown(monkeypatch, tmp_path):
+def test_a_contestant_that_dies_goes_on_with_the_next_case(processes):
+    found, starts = processes((1, "Segmentation fault", -11), (2, "", 0))
+    assert [row.note for row in found] == ["", "ended with -11: Segmentation fault", "", ""]
+    assert starts == [0, 2]
+
+
+def test_a_process_that_is_stopped_leaves_what_it_has_found(processes):
+    found, starts = processes((3, "", None))
+    assert [row.note for row in found] == ["", "", "", "stopped, for time ran out"]
+    assert starts == [0]
+
+
+def test_a_contestant_that_never_gets_anywhere_is_given_up(processes):
+    found, starts = processes((0, "no GPU", 1), (0, "no GPU", 1))
+    assert [row.note[:10] for row in found] == ["ended with", "ended with", "given up, "]
+    assert starts == [0, 1]
+
+
+def test_a_contestant_that_is_not_installed_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(CONTESTANTS, "one", Entry(None, [TINY], "not_there"))
+    (row,) = measure.contestants_rows("one", tmp_path, 9)
+    assert (row.implementation, row.note) == ("one", "not_there is not installed")
+
+
+def test_commands_are_stopped_when_their_time_is_over_and_what_they_started_too(tmp_path):
+    alive = tmp_path / "alive"
+    child = f"import time; time.sleep(2); open({str(alive)!r}, 'w')"
+    code = (
+        "import subprocess, sys, time; print('first', flush=True);"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    )
+    assert measure.run([sys.executable, "-c", code], 1) == ("first\n", None)
+    assert measure.run([sys.executable, "-c", "raise SystemExit(3)"], 60) == ("", 3)
+    assert measure.run([sys.executable, "-c", "import time; time.sleep(1.5)"], 60) == ("", 0)
+    assert not alive.exists()
+
+
+def test_the_head_says_on_what(monkeypatch):
+    monkeypatch.setattr(measure.shutil, "which", lambda name: name)
+    monkeypatch.setattr(measure, "run", lambda *_: ("a GPU, 580.1\n", 0))
+    about = measure.about_gpu()
+    assert {"date", "device", "GPU", "driver", "cupy", "torch", "jax", "NumPy"} <= set(about)
+    assert about["driver"].startswith("a GPU, 580.1 (name,driver_version")
+    assert measure.version("numpy") == f"numpy {np.__version__}"
+    assert measure.version("not_there") == "not installed"
+
+
+def test_the_tests_that_tools_watch_are_there_with_those_of_one_launch(monkeypatch):
+    monkeypatch.setattr(measure.shutil, "which", lambda name, path: f"/there/{name}")
+    monkeypatch.setattr(measure, "checked", lambda name, command, seconds: (name, command))
+    (_, tests), (memcheck, watched), (racecheck, _) = measure.checks(1.0)
+    assert (memcheck, racecheck) == ("memcheck", "racecheck")
+    assert watched[:3] == ["/there/compute-sanitizer", "--tool", "memcheck"]
+    listed, status = measure.run([*watched[watched.index(sys.executable) :], "--collect-only"], 60)
+    assert status == 0
+    for name in ("a warp-one launch-gpu", "a block-one launch-gpu", "in_less_precision", "33-31"):
+        assert name in listed
+    assert set(measure.TESTS) <= set(tests)
+    assert all((ROOT / name).exists() for name in measure.TESTS)
+
+
+def test_where_there_is_no_sanitizer_that_is_said(monkeypatch):
+    monkeypatch.setattr(measure.shutil, "which", lambda name, path: None)
+    monkeypatch.setattr(measure, "checked", lambda *_: {})
+    assert [check.get("note") for check in measure.checks(1.0)][1:] == [
+        "there is no compute-sanitizer"
+    ] * 2
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Let all be found in so many minutes; return it, and the file that was written."""
     timed = replace(ROW, seconds=2e-5, asked=1e-6, on_device=1e-5, spread=0.01, error=1e-7)
     failed = {"check": "tests", "passed": False, "note": "", "output": ["1 failed"]}
-    monkeypatch.setattr(gpu, "references_of", lambda _: {})
-    monkeypatch.setattr(gpu, "about_gpu", lambda: {"GPU": "none"})
-    monkeypatch.setattr(gpu, "checks", lambda _: [failed])
-    monkeypatch.setattr(gpu, "run", lambda *_: ('{"FLOP/s of a float32 product": 1e12}\n', 0))
-    monkeypatch.setattr(gpu, "contestants_rows", lambda *_: [asdict(timed)])
+    given = []
+
+    def rows_of(name, references, seconds):
+        given.append(seconds)
+        return [replace(timed, implementation=name)]
+
+    names = ("one", "two", "three")
+    for name in names:
+        monkeypatch.setitem(CONTESTANTS, name, Entry(None, [TINY]))
+    monkeypatch.setattr(measure, "about_gpu", lambda: {"GPU": "none"})
+    monkeypatch.setattr(measure, "checks", lambda _: [failed])
+    monkeypatch.setattr(measure, "run", lambda *_: ('{"FLOP/s, float32": 1e12}\n', 0))
+    monkeypatch.setattr(measure, "contestants_rows", rows_of)
+    for name in ("CUPY_CACHE_DIR", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.setenv(name, "")
     output = tmp_path / "new" / "gpu.json"
-    found = gpu.measure(output, 1, ["one"])
-    assert json.loads(output.read_text()) == found
-    text = gpu.report(found)
-    for piece in ("FAILED", "1.000e+12", "20.00", "10.00", "tiny"):
+    return lambda minutes: (measure.measure(output, minutes, names), output, given)
+
+
+def test_everything_that_was_found_is_written_and_shown(measured):
+    found, output, _ = measured(1)
+    assert Found.of_json(output.read_text()).to_json() == found.to_json()
+    assert [row.implementation for row in found.rows] == ["one", "two", "three"]
+    text = page.report(found)
+    for piece in ("FAILED", "1.000e+12", "20", "10", "tiny"):
         assert piece in text
 
-    late = gpu.measure(output, 0, ["one"])
-    assert [row["note"] for row in late["rows"]] == ["no time was left"]
-    assert "no time was left" in gpu.report(late)
+
+def test_each_contestant_gets_twice_its_share_of_the_time_that_is_left(measured):
+    assert measured(1)[2] == pytest.approx([2 * 60 / 3, 2 * 60 / 2, 60], rel=0.1)
+    assert max(measured(60)[2]) == measure.MOST_SECONDS
 
 
 def test_without_a_gpu_nothing_is_measured_and_nothing_written(monkeypatch, tmp_path, capsys):
@@ -151,7 +338,140 @@ def test_without_a_gpu_nothing_is_measured_and_nothing_written(monkeypatch, tmp_
 
 
 def test_references_are_numpys_losses_in_double():
-    (losses,) = gpu.references_of([TINY]).values()
-    net, x, y = TINY.build("cpu", 5)
+    (losses,) = race.references_of([TINY, TOGETHER]).values()
+    other = replace(TINY, network=replace(TINY.network, dtype="float64"))  # has data of its own
+    assert len(race.references_of([TINY, other])) == 2
+    net, x, y = TINY.network.build("cpu", 5)
     assert losses[0] == pytest.approx(net.copy(dtype="float64").loss(x, y), rel=1e-12)
     assert np.all(np.diff(losses) < 0)
+
+
+# What is made of the results. The figures are invented, and go nowhere but into tmp_path.
+
+INVENTED = "invented-no-gpu.json"
+
+
+def seconds_of(name, case):
+    """A time for each: one launch pays up to some size, windows up to 16 steps, threads never."""
+    network = case.network
+    work = network.batch * sum(a * b for a, b in pairwise(network.layer_sizes))
+    graph = 3e-5 + work * 1e-11 + 1e-6 * 16 / min(16, case.window or 16)
+    return {
+        WARP: 1e-6 * network.batch,
+        BLOCK: 6e-6 + work * 5e-11 * (2 if case.precision == "float32" else 1),
+        GRAPHS: graph,
+        TRAIN: graph,
+        GEMM: 0.9 * graph,
+        MANY: 1e-6 / case.networks,
+        "PyTorch, CUDA graph": 1.2 * graph,
+    }.get(name, 2 * graph)
+
+
+@pytest.fixture
+def invented():
+    timed = [
+        replace(
+            Row.of(name, case),
+            plan="one launch: invented" if name == TRAIN else "invented",
+            seconds=seconds_of(name, case),
+            first=1.5 if name in (WARP, BLOCK) else 0.5,
+        )
+        for name, entry in CONTESTANTS.items()
+        for case in entry.cases
+        if name != "torch.compile" and (name != WARP or max(case.network.layer_sizes) <= 32)
+    ]
+    left_out = Row.about("torch.compile", "torch is not installed")
+    rates = {"FLOP/s, float32": 5e13, "FLOP/s, tf32": 4e14, "bytes/s, copied": 2e12}
+    checked = {"check": "memcheck", "passed": None, "note": "there is no compute-sanitizer"}
+    return Found({"GPU": "invented | none"}, [checked], rates, [*timed, left_out])
+
+
+@pytest.fixture
+def published(invented, tmp_path):
+    """A copy of the page, with a part that is made of invented figures."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "backprop_gpu").mkdir()
+    (tmp_path / page.PAGE).write_text((ROOT / page.PAGE).read_text())
+    results = tmp_path / INVENTED
+    results.write_text(invented.to_json())
+    assert gpu.main(["--report", str(results), "--crossovers", str(results)], tmp_path) == 0
+    return tmp_path
+
+
+def test_the_page_has_markers_around_what_a_run_writes_and_says_if_there_was_none(published):
+    text, new = (ROOT / page.PAGE).read_text(), (published / page.PAGE).read_text()
+    before, part = text.split(page.BEGIN)
+    part, after = part.split(page.END)
+    assert new.startswith(before)
+    assert new.endswith(after)
+    results = ROOT / "benchmarks" / "results"
+    named = re.findall(r"benchmarks/results/([\w.-]+\.json)", part)
+    assert "Nothing has been measured" in part or (results / named[0]).exists()
+    again = (page.markdown(Found.of_json((published / INVENTED).read_text()), INVENTED),)
+    assert new == before + page.BEGIN + again[0] + page.END + after
+
+
+def test_the_page_tells_what_a_run_found(published):
+    text = (published / page.PAGE).read_text()
+    for line in (
+        "| GPU | `invented \\| none` |",
+        "| memcheck | not run | there is no compute-sanitizer |",
+        "| wide | 1,024 | tf32 | 19,100 | one launch | 90% | ",
+        " | PyTorch, CUDA graph | 22,900 | 1.2 | 1.3 |",
+        "| 5-3-5-4 | 1 | float32 | 62 | 31 | **1** | 6 |",
+        "| textbook | 1 | float32 | 8,192 | 1,000 | 6,000 | 0.122 |",
+    ):
+        assert line in text
+    assert "torch is not installed" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_roofline_is_a_picture_of_the_same_bytes_again(published, invented):
+    content = (published / page.PICTURE).read_text()
+    assert ET.fromstring(content).tag.endswith("}svg")
+    assert content.count("://") == 1
+    for piece in ("large, 16,384", "tf32", "FLOP/s"):
+        assert piece in content
+    assert svg(invented) == svg(invented)
+
+
+def test_the_bytes_of_a_step_are_those_of_weights_and_of_every_node():
+    assert step_bytes((5, 3), 1, 4) == 4 * (6 * 15 + 2 * 5 + 11 * 3)
+    assert step_bytes((5, 3), 7, 8) == 8 * (6 * 15 + 7 * (2 * 5 + 11 * 3))
+
+
+def test_crossovers_are_where_the_invented_times_cross(published):
+    written = own_crossovers.of_json((published / "backprop_gpu/crossovers.json").read_text())
+    values = {name: entry.value for name, entry in written.items()}
+    assert {entry.source for entry in written.values()} == {INVENTED}
+    assert values["warp_batch"] == 4  # 16 us for 16 samples, and at most 15.5 in a block
+    assert values["warp_alone_batch"] == 16
+    assert values["block_work"] < values["block_work_tf32"] < 700_000
+    assert values["seconds_compiling"] == 1
+    assert 1e-5 < values["seconds_saved"] < 3.1e-5
+    assert values["graph_steps"] == 16
+
+
+def test_what_was_not_measured_stays_what_it_was():
+    assert crossovers_of(Found({}, [], {}, [ROW]), CROSSOVERS, "run.json") == CROSSOVERS
+    assert own_crossovers.of_json(own_crossovers.to_json(CROSSOVERS)) == CROSSOVERS
+    assert str(Crossover(1, "estimate")) == "an estimate"
+    assert str(Crossover(1, "run.json")) == "measured: run.json"
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([], None),
+        ([(1, 1.0, 2.0), (4, 1.0, 2.0)], 4),
+        ([(1, 2.0, 1.0), (4, 2.0, 1.0)], 0),
+        ([(1, 1.0, 2.0), (4, 2.0, 1.0)], 1),
+        # Between them one wins, the other wins, and one wins again: what loses less decides.
+        ([(1, 1.0, 2.0), (2, 1.1, 1.0), (4, 1.0, 3.0), (8, 2.0, 1.0)], 4),
+        ([(1, 1.0, 2.0), (2, 9.0, 1.0), (4, 1.0, 1.1), (8, 2.0, 1.0)], 1),
+    ],
+)
+def test_a_limit_loses_the_least_time(points, expected):
+    assert limit(points) == expected

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-SHIPPED = (".py", ".typed", ".cpp", ".cu", ".cuh", ".hpp", ".html", ".css", ".js")
+SHIPPED = (".py", ".typed", ".cpp", ".cu", ".cuh", ".hpp", ".json", ".html", ".css", ".js")
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

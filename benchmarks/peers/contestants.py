@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.backends.mkl import open_mkl
 from benchmarks import plain_numpy
 
 
@@ -71,6 +73,7 @@ def own(net: bp.MLP, x: np.ndarray, y: np.ndarray, path: str | None = None) -> C
     if path == usual:
         raise Skipped(f"it is what {OWN} does there")
     settings: dict[str, Any] = {"loss": "mse", "path": path or usual}
+    predict = net.predictor() if path is None else net
 
     def train(times: int, learning_rate: float) -> Sequence[float]:
         return bp.train(net, x, y, optimizer=bp.SGD(learning_rate), epochs=times, **settings).loss
@@ -78,8 +81,18 @@ def own(net: bp.MLP, x: np.ndarray, y: np.ndarray, path: str | None = None) -> C
     return Contestant(
         train,
         lambda: [array.copy() for array in (*net.weights, *net.biases)],
-        (lambda: net(x)) if path is None else None,
+        lambda: predict(x),
     )
+
+
+def own_with_mkl(net: bp.MLP, x: np.ndarray, y: np.ndarray) -> Contestant:
+    """Return this library where MKL is installed, on networks whose products are not its own."""
+    mkl = open_mkl()
+    if mkl is None:
+        raise Skipped("mkl is not installed")
+    if usual_path(net, len(x)) == "compiled":
+        raise Skipped("the compiled loop has products of its own")
+    return own(net.copy(device=NumpyBackend(mkl=mkl)), x, y)
 
 
 def usual_path(net: bp.MLP, samples: int) -> str:
@@ -276,6 +289,7 @@ OWN = "backprop_gpu"
 CONTESTANTS = {
     OWN: Entry(own),
     f"{OWN}, steps": Entry(partial(own, path="steps")),
+    f"{OWN}, MKL": Entry(own_with_mkl, "mkl"),
     "plain NumPy": Entry(plain),
     "scikit-learn": Entry(scikit_learn, "scikit-learn", "sklearn", ("relu", "identity")),
     "PyTorch": Entry(torch_eager, "torch", "torch"),

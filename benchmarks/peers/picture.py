@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -58,12 +59,17 @@ def figure(rows: Sequence[Row]) -> Figure:
 
 
 def svg(rows: Sequence[Row]) -> str:
-    """Return the picture as SVG, without what nothing in it needs."""
+    """Return the picture as SVG."""
+    return as_svg(partial(figure, rows))
+
+
+def as_svg(draw: Callable[[], Figure]) -> str:
+    """Return what is drawn as SVG, without what nothing in it needs."""
     content = io.StringIO()
     with rc_context(STYLE):
-        figure(rows).savefig(content, format="svg", metadata=NOTHING)
+        draw().savefig(content, format="svg", metadata=NOTHING)
     text = re.sub(r"<!DOCTYPE.*?>\n", "", content.getvalue(), flags=re.DOTALL)
-    text = re.sub(r' xmlns:xlink="[^"]*"', "", text)
+    text = re.sub(r' xmlns:xlink="[^"]*"', "", text).replace("xlink:href", "href")
     return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 

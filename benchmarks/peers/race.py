@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.benchmark import EPOCHS, Network, products
 from backprop_gpu.timing import LEAST_BLOCKS, Block, Repeat
 from benchmarks.peers.contestants import (
@@ -50,7 +51,7 @@ def race(network: Network, names: Sequence[str], seconds: float) -> list[Row]:
     seconds : float
         About how long to time each, training and then predicting; three blocks at least.
     """
-    net, x, y = network.build("cpu", network.batch)
+    net, x, y = network.build(NumpyBackend(), network.batch)
     running, notes = {}, {}
     for name in names:
         try:
@@ -189,7 +190,7 @@ def peak_memory(network: Network) -> int | None:
     except OSError:
         return None
     before = _resident("VmRSS")
-    net, *_ = network.build("cpu", 1)
+    net, *_ = network.build(NumpyBackend(), 1)
     bp.train(net, x, y, epochs=2, path=usual_path(net, len(x)))
     return _resident("VmHWM") - before
 

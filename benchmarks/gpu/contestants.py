@@ -1,0 +1,245 @@
+"""Who is timed on a GPU: this library, each of its paths by itself.
+
+A contestant makes steps of full-batch gradient descent on the mean squared error, with data and
+parameters of its own on the device. Asking for steps and waiting until they are done are two
+calls, so that the host's time and the device's can be told apart. Nobody reads anything back
+meanwhile but `train` and `train_many`, which return losses.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+import backprop_gpu as bp
+from backprop_gpu import one_launch, windows
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.batches import shuffled_batches
+from backprop_gpu.benchmark import Products
+from backprop_gpu.losses import Loss
+from backprop_gpu.network import feed_forward, propagate_back
+from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.steps import Steps
+from backprop_gpu.windows import MOST
+from backprop_gpu.workspace import Workspace
+from benchmarks.gpu import rows
+from benchmarks.gpu.rows import Case
+
+LEARNING_RATE = 0.01
+HEAVY = 1e11  # FLOPs of a step
+LONG = 10**9  # epochs of a training for which compiling is worth it
+LONG_MANY = 1000  # steps of a training of many networks, at least
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Does the work.
+
+    Attributes
+    ----------
+    ask : callable (times) -> losses
+        Ask for so many steps. The losses may be on the device.
+    wait : callable () -> None
+        Wait until all is done.
+    plan : str
+        The way it takes.
+    least : int
+        Steps that are asked for at once, at least.
+    mark, between : callable, optional
+        Record an event in the stream; the milliseconds between two of them.
+    """
+
+    ask: Callable[[int], Any]
+    wait: Callable[[], None]
+    plan: str = ""
+    least: int = 1
+    mark: Callable[[], Any] | None = None
+    between: Callable[[Any, Any], float] | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant that can be built.
+
+    Attributes
+    ----------
+    build : callable (case) -> Contestant
+    cases : sequence of Case
+        What it is timed on.
+    module : str
+        What has to be installed.
+    """
+
+    build: Callable[[Case], Contestant]
+    cases: Sequence[Case]
+    module: str = "cupy"
+
+
+def open_backend(precision: str) -> Backend:
+    from backprop_gpu.backends.cupy_device import open_gpu
+
+    return open_gpu(0, "float32" if precision == "float64" else precision)
+
+
+def of_backend(
+    backend: Backend, ask: Callable[[int], Any], plan: str = "", least: int = 1
+) -> Contestant:
+    """Return a contestant on a backend; CUDA's events come from CuPy, where that is below."""
+    cuda = getattr(backend.xp, "cuda", None)
+    if cuda is None:
+        return Contestant(ask, backend.synchronize, plan, least)
+
+    def mark() -> Any:
+        event = cuda.Event()
+        event.record()
+        return event
+
+    return Contestant(ask, backend.synchronize, plan, least, mark, cuda.get_elapsed_time)
+
+
+def on_gpu(case: Case) -> tuple[bp.MLP, Array, Array, Loss]:
+    """Return a case's network and data on the device, and the loss."""
+    net, x, y = case.network.build("cpu", case.network.batch)
+    net = net.copy(device=open_backend(case.precision))
+    loss = net.check_loss("mse")
+    return net, *net.check_data(x, y, loss), loss
+
+
+def at_once(case: Case) -> int:
+    """Return how many steps to ask for at once, at least: few, where one takes milliseconds."""
+    return MOST if case.network.flops("step", case.network.batch) < HEAVY else 2
+
+
+def single_steps(case: Case, captured: bool) -> Contestant:
+    """Return the library's steps as CUDA graphs, or each of their kernels launched from Python."""
+    net, x, y, loss = on_gpu(case)
+    optimizer, window = bp.SGD(LEARNING_RATE), case.window or MOST
+    plan = f"CUDA graphs of up to {window} steps"
+    if not captured:
+        backend, plan = copy(net.backend), "each kernel launched from Python"
+        backend._capture = None
+        net = net.copy(device=backend)
+    elif (obstacle := windows.why_not_captured(net, loss, optimizer)) is not None:
+        raise bp.DomainError(f"there is no graph, for {obstacle}")
+    batches = shuffled_batches(x, y, len(x), None, net.backend)
+    step = Steps(net, batches, loss, optimizer)._step
+    with patch.object(windows, "MOST", window):
+        path = windows.Windows(batches, Workspace(net, loss, x, y), step)
+
+    def ask(times: int) -> Any:
+        run = range(times)
+        numbers = numbers_of(optimizer, run, np.zeros(times))
+        with (
+            not_read(net.backend),
+            patch.object(windows, "MOST", window),
+            warnings.catch_warnings(action="error", category=RuntimeWarning),  # no graph was made
+        ):
+            return path.run(run, numbers)[0]
+
+    return of_backend(net.backend, ask, plan, case.window or at_once(case))
+
+
+@contextmanager
+def not_read(backend: Backend) -> Iterator[None]:
+    """Compute on a device that is not waited for: what would be read stays there."""
+    with backend.computing(), patch.object(backend, "to_numpy", lambda array: array):
+        yield
+
+
+def in_one_launch(case: Case, file: str) -> Contestant:
+    """Return training in one launch, by a kernel whether it is the best one or not."""
+    net, x, y, loss = on_gpu(case)
+    optimizer, xp = bp.SGD(LEARNING_RATE), net.backend.xp
+    forced = {"train_warp": 10**9, "train_block": 0}[file]
+    with patch.object(one_launch, "WARP_BATCH", forced):
+        kernel = one_launch.kernel_for(net, loss, optimizer, len(x))
+        launch = one_launch.OneLaunch(net, loss, optimizer, len(x))  # raises if there is none
+    if kernel.file != file:
+        raise bp.DomainError(f"{file} can't train this network; {kernel.file} can")
+    with net.backend.computing():
+        parameters = xp.stack([net.parameters] * case.networks)
+
+    def ask(times: int) -> Any:
+        run = range(times)
+        numbers = numbers_of(optimizer, run, np.zeros(times))[None]
+        with not_read(net.backend):
+            return launch.run(parameters, [], x, y, steps=run, numbers=numbers)[0][0]
+
+    least = at_once(case) if case.networks == 1 else 1
+    return of_backend(net.backend, ask, f"one launch: {kernel.file}", least)
+
+
+def trained(case: Case) -> Contestant:
+    """Return `train` itself, with all that it does around the steps, as in a long training."""
+    net, x, y, _ = on_gpu(case)
+    options: dict[str, Any] = {"optimizer": bp.SGD(LEARNING_RATE)}
+    plan = bp.plan(net, samples=len(x), epochs=LONG, **options)
+
+    def ask(times: int) -> list[float]:
+        return bp.train(net, x, y, epochs=times, path=plan.path, **options).loss
+
+    return of_backend(net.backend, ask, str(plan), 10 * at_once(case))
+
+
+def trained_together(case: Case) -> Contestant:
+    """Return `train_many` itself, with all that it does around the launches."""
+    net, x, y, _ = on_gpu(case)
+    nets = [net.copy() for _ in range(case.networks)]
+    options: dict[str, Any] = {"optimizers": bp.SGD(LEARNING_RATE), "path": "one launch"}
+
+    def ask(times: int) -> list[float]:
+        return bp.train_many(nets, x, y, epochs=times, **options)[0].loss
+
+    return of_backend(net.backend, ask, "one launch", LONG_MANY)
+
+
+def products(case: Case) -> Contestant:
+    """Return the matrix products of a step with nothing around them: the floor."""
+    net, x, y, loss = on_gpu(case)
+    trace, gradients = net.new_trace(x), net.new_gradients(len(x))
+    written: Any = Products()
+    unit = at_once(case)
+    feed_forward(written, net.layers, trace)
+    propagate_back(written, net.layers, trace, y, loss, gradients, gradients.C)
+
+    def many(backend: Backend) -> None:
+        for A, B, out in written.operands * unit:
+            backend.gemm(A, B, out)
+
+    repeat = net.backend.record(many)
+
+    def ask(times: int) -> None:
+        with net.backend.computing():
+            for _ in range(times // unit):
+                repeat()
+
+    return of_backend(net.backend, ask, f"a CUDA graph of the products of {unit} steps", unit)
+
+
+OWN: dict[str, Entry] = {
+    rows.GRAPHS: Entry(
+        partial(single_steps, captured=True), [*rows.MAIN, *rows.SWEPT, *rows.WINDOWS]
+    ),
+    rows.GEMM: Entry(products, rows.MAIN),
+    rows.WARP: Entry(
+        partial(in_one_launch, file="train_warp"),
+        [*rows.SMALL, *rows.SWEPT, *rows.ENSEMBLES],
+    ),
+    rows.BLOCK: Entry(
+        partial(in_one_launch, file="train_block"),
+        [*rows.SMALL, *rows.SWEPT, *rows.ENSEMBLES],
+    ),
+    rows.TRAIN: Entry(trained, rows.MAIN),
+    rows.MANY: Entry(trained_together, rows.ENSEMBLES),
+    rows.SINGLY: Entry(partial(single_steps, captured=False), [*rows.MAIN, *rows.SWEPT]),
+}
+"""In the order of their turns: time may run out."""
