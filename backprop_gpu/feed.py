@@ -9,7 +9,7 @@ import numpy as np
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.data import IteratedBatches, StreamedBatches, is_streamed
+from backprop_gpu.data import IteratedBatches, StreamedBatches, is_streamed, new_room
 from backprop_gpu.errors import DomainError, DtypeError
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -37,13 +37,14 @@ class Feed:
         self.stream, self.samples = stream, stream.samples
         # Each of an iterable's batches has its own size, and each epoch its own number of them.
         self.per_epoch = None if stream.batch_size is None else stream.per_epoch
-        self._columns, self._backend, self._dtype = columns, backend, dtype
+        self._new_arrays = new_room(backend, columns, dtype)
+        self.batch_size = stream.batch_size or 256  # or larger, when such a batch comes
+        self._arrays = self._new_arrays(self.batch_size)
         self._iterator: Generator[tuple[Array, Array], None, None] | None = None
         self._place = self._wanted = (0, 0)
-        self._make_room(stream.batch_size or 256)  # or larger, when such a batch comes
 
     def arrays(self) -> tuple[Array, Array]:
-        return self._x, self._y
+        return self._arrays
 
     def seek(self, epoch: int, batch: int) -> None:
         """Be told what is next, where the step alone does not say it."""
@@ -55,19 +56,15 @@ class Feed:
             self.seek(epoch, batch)
         if self._iterator is None or self._place != self._wanted:
             self.close()
-            self._iterator = self.stream.epoch(*self._wanted)
+            self._iterator = self.stream.epoch(*self._wanted, self._room)
             self._place = self._wanted
         pair = next(self._iterator, None)
         if pair is None:
             self._iterator = None
             return 0
-        x, y = pair
-        if len(x) > self.batch_size:
-            self._make_room(len(x))
-        self._x[: len(x)], self._y[: len(y)] = x, y
         epoch, batch = self._place
         self._place = self._wanted = epoch, batch + 1
-        return len(x)
+        return len(pair[0])
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -75,11 +72,11 @@ class Feed:
             self._iterator.close()
             self._iterator = None
 
-    def _make_room(self, rows: int) -> None:
-        self.batch_size = rows
-        inputs, outputs = self._columns
-        self._x = self._backend.empty((rows, inputs), self._dtype)
-        self._y = self._backend.empty((rows, outputs), self._dtype)
+    def _room(self, rows: int) -> tuple[Array, Array]:
+        if rows > self.batch_size:
+            self.batch_size, self._arrays = rows, self._new_arrays(rows)
+        x, y = self._arrays
+        return x[:rows], y[:rows]
 
 
 def feed(

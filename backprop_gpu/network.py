@@ -105,6 +105,28 @@ def propagate_back(
     C: Array,
 ) -> None:
     """Fill gradients, and the loss C, from a trace and the targets y: equations 1 to 4."""
+    output_error(backend, layers, trace, y, loss, out, C)
+    propagate_error(backend, layers, trace, out)
+
+
+def output_error(
+    backend: Backend,
+    layers: Sequence[Layer],
+    trace: Trace,
+    y: Array,
+    loss: Loss,
+    out: Gradients,
+    C: Array,
+) -> None:
+    """Fill the loss C, and dC/da and delta of the last layer: equations 1 and 2."""
+    g, z, a = layers[-1].g, trace.z[-1], trace.a[-1]
+    backend.output_delta(loss, g, z, a, y, C, out.activations[-1], out.deltas[-1])
+
+
+def propagate_error(
+    backend: Backend, layers: Sequence[Layer], trace: Trace, out: Gradients
+) -> None:
+    """Fill the other gradients, from those of `output_error`: equations 2 to 4."""
     L = len(layers)
     for l in range(L, 0, -1):
         W, _, g = layers[l - 1]
@@ -113,11 +135,10 @@ def propagate_back(
         dC_dW, dC_db = out.weights[l - 1], out.biases[l - 1]
 
         if l == L:
-            backend.output_delta(loss, g, z, a, y, C, dC_da, delta)  # 1 and 2
             backend.column_sum(delta, dC_db)  # 3
         else:
             reference = z if g.derivative_from == "z" else a
             backend.delta(dC_da, g, reference, delta, dC_db)  # 2 and 3
-        backend.gemm(delta.T, a_before, out=dC_dW)  # 3
         if dC_da_before is not None:
-            backend.gemm(delta, W, out=dC_da_before)  # 4
+            backend.gemm(delta, W, out=dC_da_before)  # 4, before training changes W
+        backend.gemm(delta.T, a_before, out=dC_dW)  # 3

@@ -65,7 +65,9 @@ class Optimizer(Protocol):
 
         `numbers` are the learning rate, the weight decay and the two corrections, each a number
         or an array of shape (). If the optimizer has a true attribute ``in_place``, update does
-        nothing but call array functions with ``out=``, and NumPy repeats these calls.
+        nothing but call array functions with ``out=``, and NumPy repeats these calls. If it has a
+        true attribute ``plain``, update does nothing but plain gradient descent, and a matrix
+        product may do it in its place.
         """
 
 
@@ -101,6 +103,10 @@ class SGD:
     @property
     def slots(self) -> int:
         return 1 if self.momentum else 0
+
+    @property
+    def plain(self) -> bool:
+        return not self.momentum
 
     @property
     def cuda(self) -> str:
@@ -237,6 +243,11 @@ def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     return float(value)
 
 
+def is_plain(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer does nothing but W <- W - learning_rate (dC/dW + decay W)."""
+    return bool(getattr(optimizer, "plain", False))
+
+
 def numbers_of(
     optimizer: Optimizer, steps: range, epochs: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -253,7 +264,9 @@ def numbers_of(
     Returns
     -------
     ndarray, shape (steps, 4)
-        Learning rate, weight decay, and the two corrections.
+        Learning rate, weight decay, and the two corrections; of plain gradient descent, which has
+        none, the factors of the gradient and of W in it: -learning_rate, and
+        1 - learning_rate * weight_decay.
     """
     numbers = np.empty((len(steps), 4))
     if callable(optimizer.learning_rate):
@@ -261,7 +274,10 @@ def numbers_of(
     else:
         numbers[:, 0] = learning_rate_at(optimizer, 0)
     numbers[:, 1] = optimizer.weight_decay
-    numbers[:, 2], numbers[:, 3] = optimizer.corrections(np.arange(steps.start, steps.stop) + 1)
+    if is_plain(optimizer):
+        numbers[:, 2], numbers[:, 3] = -numbers[:, 0], 1 - numbers[:, 0] * numbers[:, 1]
+    else:
+        numbers[:, 2], numbers[:, 3] = optimizer.corrections(np.arange(steps.start, steps.stop) + 1)
     return numbers
 
 

@@ -16,9 +16,10 @@ from backprop_gpu.batches import ArrayBatches, Batches
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace, feed_forward
-from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.optimizers import Optimizer, is_plain
 from backprop_gpu.per_sample import clip_samples
-from backprop_gpu.windows import Step, Windows
+from backprop_gpu.step import Step
+from backprop_gpu.windows import Windows
 from backprop_gpu.workspace import Space, Workspace
 
 Clip = Callable[[Trace, Gradients], None]
@@ -88,6 +89,7 @@ class Steps:
         clip: Clip | None = None,
         *,
         keep_a: bool = False,
+        penalizes: bool = False,
     ) -> None:
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
@@ -100,7 +102,9 @@ class Steps:
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
-        self._step = Step(net, loss, optimizer, self.state)
+        flops = 6.0 * batches.batch_size * net.weight_count
+        descends = is_plain(optimizer) and clip is None and net.backend.descends(flops)
+        self._step = Step(net, loss, optimizer, self.state, descends, penalizes)
         self.safe = SafePoint(net, self.state)
 
     def run(
@@ -148,6 +152,8 @@ class Steps:
             count = load(step)
             if count == 0:
                 break
+            if changes[i]:
+                self._numbers[...] = table[i]
             space, update = self._propagate(count)
             C = space.gradients.C
             counts.append(count)
@@ -156,8 +162,6 @@ class Steps:
                 break
             if i == 0 and safe != "nothing":
                 self.safe.take(step, with_state=safe == "everything")
-            if changes[i]:
-                self._numbers[...] = table[i]
             if self._clip is not None:
                 self._clip(space.trace, space.gradients)
             update()
@@ -225,13 +229,15 @@ class Steps:
 
     def _record(self, count: int) -> _Recorded:
         assert self._workspace is not None
-        net, space = self.net, self._workspace.rows(count)
+        net, space, step = self.net, self._workspace.rows(count), self._step
+        if self._most is not None:  # gradients of parts are added up
+            step = step._replace(descends=False)
 
         def propagate(backend: Backend) -> None:
-            self._step.propagate(backend, space, space.gradients.C)
+            step.propagate(backend, space, space.gradients.C, self._numbers)
 
         def update(backend: Backend) -> None:
-            self._step.update(backend, space, self._numbers)
+            step.update(backend, space, self._numbers)
 
         record = net.backend.record
         recorded = _Recorded(space, record(propagate), record(update))

@@ -6,8 +6,8 @@ samples, and the optimizer's numbers. Nothing is read back, and nothing else is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +15,14 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.backends.recording import Replay
+from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import feed_forward, propagate_back
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.workspace import Space, Workspace
+from backprop_gpu.step import Step
+from backprop_gpu.workspace import Workspace
 
-MOST = 64  # steps in a window: a launch of it costs a few microseconds, and so do its copies
-
-
-class Step(NamedTuple):
-    """A training step, on arrays that are given; `state` is the optimizer's."""
-
-    net: MLP
-    loss: Loss
-    optimizer: Optimizer
-    state: Sequence[Array]
-
-    def propagate(self, backend: Backend, space: Space, C: Array) -> None:
-        """Compute the gradients of a batch, and its loss."""
-        trace, y, gradients = space
-        feed_forward(backend, self.net.layers, trace)
-        propagate_back(backend, self.net.layers, trace, y, self.loss, gradients, C)
-
-    def update(self, backend: Backend, space: Space, numbers: Array) -> None:
-        """Update the parameters; `numbers` are those of `Backend.update`."""
-        net, gradient = self.net, space.gradients.flat
-        backend.update(
-            self.optimizer, net.parameters, gradient, self.state, numbers, net.weight_count
-        )
+MOST = int(CROSSOVERS["graph_steps"].value)  # steps in a window
 
 
 def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
@@ -52,10 +31,11 @@ def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
     x, y = (empty((1, nodes), dtype) for nodes in (net.layer_sizes[0], net.layer_sizes[-1]))
     space = Workspace(net, loss, x, y).rows(1)
     step = Step(net, loss, optimizer, [net.parameters] * optimizer.slots)
+    numbers = empty((4,), dtype)
 
     def work(backend: Backend) -> None:
-        step.propagate(backend, space, space.gradients.C)
-        step.update(backend, space, empty((4,), dtype))
+        step.propagate(backend, space, space.gradients.C, numbers)
+        step.update(backend, space, numbers)
 
     recorded = net.backend.record(work)  # and never run
     if not isinstance(recorded, Replay):
@@ -134,5 +114,5 @@ class Windows:
             if self._batches.per_epoch > 1:
                 self._batches.gather(backend, self._index[i * size : i * size + count])
             space = self._workspace.rows(count)
-            self._step.propagate(backend, space, self._losses[i : i + 1])
+            self._step.propagate(backend, space, self._losses[i : i + 1], self._numbers[i])
             self._step.update(backend, space, self._numbers[i])

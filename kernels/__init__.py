@@ -21,8 +21,9 @@ HEADERS = {
     "gather": ("common",),
     "loss": ("common",),
     "loss_finish": ("common",),
+    "penalty": ("common",),
     "softmax": ("common",),
-    "train_block": ("common", "train", "patch"),
+    "train_block": ("common", "train", "patch", "mma"),
     "train_warp": ("common", "train"),
     "update": ("common",),
 }

@@ -19,16 +19,16 @@ LAYERS = (
     {"together", "training", "resuming", "checkpoint", "textbook"},
     {"planning", "running", "history", "stopping"},
     {"chunk_steps", "compiled_steps", "one_launch", "one_launch_steps"}
-    | {"feed", "steps", "windows", "workspace"},
+    | {"feed", "step", "steps", "windows", "workspace"},
     {"onnx_export", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
-    {"mlp", "summary"},
+    {"mlp", "predictor", "summary"},
     {"network"},
     {"activations", "losses", "optimizers", "schedules", "initializers"},
     {"batches", "compiled", "data"},
     {"backends"},
     {"kernels"},
-    {"errors", "arrays", "files", "shuffle", "special", "timing", "version"}
+    {"arrays", "crossovers", "errors", "files", "shuffle", "special", "timing", "version"}
     | {"figures", "text_table"},
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -133,6 +133,29 @@ def test_gemm(m, k, n, transposed, backend, dtype, numbers):
     close(backend.to_numpy(out), A @ B, dtype, scale=(np.abs(A) @ np.abs(B)).max())
 
 
+@pytest.mark.parametrize(("nodes", "inputs"), SOME_MATRICES)
+def test_descend(nodes, inputs, backend, dtype, numbers):
+    delta, a, W = numbers(33, nodes), numbers(33, inputs), numbers(nodes, inputs)
+    ours = given(backend, W)
+    with backend.computing():
+        factors = given(backend, np.array([0.1, 0.5, -0.1, 0.95], dtype))
+        backend.descend(given(backend, delta).T, given(backend, a), ours, factors)
+    delta, a, W = (array.astype(float) for array in (delta, a, W))
+    scale = (np.abs(delta.T) @ np.abs(a) + np.abs(W)).max()
+    close(backend.to_numpy(ours), W - 0.1 * (delta.T @ a + 0.5 * W), dtype, scale=scale)
+
+
+@pytest.mark.parametrize("size", [*SIZES, 600_000])
+def test_penalize(size, backend, dtype, numbers):
+    weights = numbers(size)
+    C = given(backend, np.array([0.25], dtype))
+    with backend.computing():
+        factors = given(backend, np.array([9, 0.3, 9, 9], dtype))
+        backend.penalize(C, given(backend, weights), factors)
+    expected = 0.25 + 0.3 / 2 * (weights.astype(float) ** 2).sum(keepdims=True)
+    close(backend.to_numpy(C), expected, dtype, 16)
+
+
 @pytest.mark.parametrize(("rows", "columns"), MATRICES)
 def test_column_sum(rows, columns, backend, dtype, numbers):
     array = numbers(rows, columns)

@@ -32,7 +32,6 @@ def path(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     monkeypatch.setattr(parquet, "DECODED_BYTES", 100 * 8)
-    monkeypatch.setattr(parquet, "PART_BYTES", 30 * 8)
 
 
 def test_is_a_matrix_of_the_columns_in_their_order(path):
@@ -69,6 +68,25 @@ def test_reading_on_decodes_a_row_group_once(path, monkeypatch):
     assert decoded == [0, 1, 2, 3]
     columns[850:860], columns[610:620]
     assert decoded == [0, 1, 2, 3, 2, 2]
+
+
+def test_the_index_of_a_file_is_read_once(path, monkeypatch):
+    known = []
+
+    class Noted(pyarrow.parquet.ParquetFile):
+        def __init__(self, *args, metadata=None, **options):
+            known.append(metadata is not None)
+            super().__init__(*args, metadata=metadata, **options)
+
+    monkeypatch.setattr(pyarrow.parquet, "ParquetFile", Noted)
+    ParquetColumns(path, ["a"])[:]
+    assert known == [False, True, True, True, True]
+
+
+def test_a_column_can_be_taken_twice(path):
+    np.testing.assert_array_equal(
+        ParquetColumns(path, ["a", "a"])[5:400], A[5:400, None][:, [0, 0]]
+    )
 
 
 def test_a_dataset_with_a_filter_is_refused(path):

@@ -147,13 +147,14 @@ def test_samples_weigh_what_they_weigh_in_arrays(Estimator, y, settings):
 
 
 def test_every_pass_has_an_order_of_its_own_that_the_seed_decides(monkeypatch):
-    put, orders = OneBatch.put, []
+    load, orders = OneBatch.load, []
 
-    def noted(batch, x, y):
-        orders[-1].extend(x[:, 0].tolist())
-        put(batch, x, y)
+    def noted(batch, step):
+        count = load(batch, step)
+        orders[-1].extend(batch.arrays()[0][:count, 0].tolist())
+        return count
 
-    monkeypatch.setattr(OneBatch, "put", noted)
+    monkeypatch.setattr(OneBatch, "load", noted)
 
     def passes(**settings):
         model = MLPRegressor(**SETTINGS | settings)

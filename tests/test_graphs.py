@@ -180,6 +180,22 @@ def test_batches_from_elsewhere_are_two_graphs_each():
     assert len(device.graphs) == 2
 
 
+def test_an_estimators_penalty_is_in_the_graphs():
+    """alpha is not 0 unless somebody says so; its penalty is a part of the loss."""
+    pytest.importorskip("sklearn")
+    x, y = data(23)
+    options = {"hidden_layer_sizes": 5, "random_state": 0, "max_iter": 4, "batch_size": 1}
+    device = StandInDevice()
+    with pytest.warns(match="Maximum iterations"):
+        on_cpu = bp.MLPRegressor(**options, device="cpu").fit(x, y)
+    with pytest.warns(match="Maximum iterations"):
+        in_graphs = bp.MLPRegressor(**options, device=device.backend()).fit(x, y)
+    np.testing.assert_allclose(in_graphs.loss_curve_, on_cpu.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(in_graphs.coefs_[0], on_cpu.coefs_[0], rtol=1e-9)
+    # An epoch of 23 batches is a step alone, and 16 + 4 + 2 in three graphs.
+    assert 16 * min(device.graphs) in device.graphs
+
+
 def test_divergence_within_a_graph_gives_back_good_parameters():
     net = bp.MLP([1, 1], ["identity"], device=StandInDevice().backend(), seed=3)
     with pytest.raises(bp.TrainingDiverged) as caught:

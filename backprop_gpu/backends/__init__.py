@@ -6,6 +6,7 @@ import re
 from typing import get_args
 
 from backprop_gpu.backends.cublas import Precision
+from backprop_gpu.backends.mkl import open_mkl
 from backprop_gpu.backends.numpy_backend import NumpyBackend
 from backprop_gpu.backends.protocol import Backend
 from backprop_gpu.errors import DeviceError, DomainError, UnknownNameError
@@ -54,7 +55,7 @@ def _chosen(
             return device, "given as a backend"
         raise DeviceError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device == "cpu":
-        return NumpyBackend(threads), "device='cpu' was asked for"
+        return _cpu(threads, "device='cpu' was asked for")
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if match is None:
         raise DeviceError(
@@ -68,5 +69,10 @@ def _chosen(
     if reason is None:
         return open_gpu(index, precision), f"CUDA device {index} passed every check"
     if device == "auto":
-        return NumpyBackend(threads), f"no usable GPU: {reason}"
+        return _cpu(threads, f"no usable GPU: {reason}")
     raise DeviceError(f"device={device!r} can't be used: {reason}")
+
+
+def _cpu(threads: int | None, reason: str) -> tuple[Backend, str]:
+    mkl = open_mkl()
+    return NumpyBackend(threads, mkl), reason if mkl is None else f"{reason}; MKL multiplies"

@@ -23,6 +23,7 @@ CUDA_R_32F, CUDA_R_64F = 0, 1
 COMPUTE_64F = 70
 COMPUTE_32F: dict[Precision, int] = {"float32": 68, "bf16": 75, "tf32": 77}
 DEFAULT_ALGORITHM = -1
+POINTERS_TO_HOST, POINTERS_TO_DEVICE = 0, 1
 STATUS = {
     1: "not initialized",
     3: "allocation failed",
@@ -63,11 +64,14 @@ class Cublas:
         self._bound_to: int | None = None
         self._handle = c_void_p()
         self._check("cublasCreate_v2", byref(self._handle))
-        one, zero = ((c_float(x), c_double(x)) for x in (1, 0))
-        # By dtype: alpha = 1 and beta = 0, the code of the entries, that of the arithmetic.
+        # By dtype: the code of the entries, that of the arithmetic.
         self._types = {
-            "float32": (byref(one[0]), byref(zero[0]), CUDA_R_32F, COMPUTE_32F[precision]),
-            "float64": (byref(one[1]), byref(zero[1]), CUDA_R_64F, COMPUTE_64F),
+            "float32": (CUDA_R_32F, COMPUTE_32F[precision]),
+            "float64": (CUDA_R_64F, COMPUTE_64F),
+        }
+        self._one_and_zero = {
+            "float32": (byref(c_float(1)), byref(c_float(0))),
+            "float64": (byref(c_double(1)), byref(c_double(0))),
         }
 
     def gemm(self, A: Array, B: Array, out: Array) -> None:
@@ -77,7 +81,23 @@ class Cublas:
         entries from one of its columns to the next as X has columns. Hence it is asked for
         out^T = B^T A^T, and is told to transpose those that are a transpose here.
         """
-        alpha, beta, entries, arithmetic = self._types[out.dtype.name]
+        self._gemm(A, B, out, *self._one_and_zero[out.dtype.name])
+
+    def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
+        """W = numbers[3] W + numbers[2] A B, as `Backend.descend`.
+
+        cuBLAS reads the two numbers on the device when it multiplies, so that a graph of the call
+        serves every learning rate.
+        """
+        self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_DEVICE))
+        try:
+            alpha, beta = (c_void_p(_address(numbers[i:])) for i in (2, 3))
+            self._gemm(A, B, W, alpha, beta)
+        finally:
+            self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_HOST))
+
+    def _gemm(self, A: Array, B: Array, out: Array, alpha: Any, beta: Any) -> None:
+        entries, arithmetic = self._types[out.dtype.name]
         rows, columns = out.shape
         self._bind()
         self._check(

@@ -25,6 +25,7 @@ from backprop_gpu import kernels
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
+from backprop_gpu.backends.uploads import InPlace, Uploads
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -70,10 +71,14 @@ class CudaBackend:
         Returns a context in which `xp` and `launcher` use this device.
     multiply : callable (A, B, out), optional
         A matrix product that can be captured. Default: `xp.dot`, which can't.
+    descend : callable (A, B, W, numbers), optional
+        Gradient descent in one with its product; see `Backend.descend`.
     capture : Capture, optional
         Makes CUDA graphs. Default: there are none.
     precision : {"float32", "tf32", "bf16"}
         How `multiply` takes float32.
+    uploads : callable
+        Makes what `Backend.uploads` returns. Default: for arrays that are on the CPU.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class CudaBackend:
         multiply: Callable[[Array, Array, Array], None] | None = None,
         capture: Capture | None = None,
         precision: Precision = "float32",
+        uploads: Callable[[], Uploads] = InPlace,
+        descend: Callable[[Array, Array, Array, Array], None] | None = None,
     ) -> None:
         self.xp = xp
         self._on_device = on_device
@@ -92,7 +99,9 @@ class CudaBackend:
         self.precision = precision
         self._launcher = launcher
         self._multiply = multiply
+        self._descend = descend
         self._capture = capture
+        self._uploads = uploads
         self._recording: Recording | None = None
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
@@ -119,6 +128,18 @@ class CudaBackend:
             self._call(self._multiply, A, B, out)
         else:
             self._call_uncaptured("CuPy's products can't be captured", self.xp.dot, A, B, out)
+
+    def descends(self, flops: float) -> bool:
+        return self._descend is not None
+
+    def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
+        if self._descend is not None:
+            self._call(self._descend, A, B, W, numbers)
+            return
+        product, scale, keep = self.empty(W.shape, W.dtype), numbers[2], numbers[3]
+        self.gemm(A, B, product)
+        xp, out_of_place = self.xp, "there is no product that takes the update with it"
+        self._call_uncaptured(out_of_place, lambda: xp.add(keep * W, scale * product, W))
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         rows, columns = z.shape
@@ -213,6 +234,14 @@ class CudaBackend:
         if by_rows:  # dC/dz of one output depends on dC/da of all
             self.delta(slope, activation, a, delta)
 
+    def penalize(self, C: Array, weights: Array, numbers: Array) -> None:
+        launch = kernels.elementwise(weights.size)
+        blocks = launch.grid[0]
+        sums = self._scratch("sums", (blocks,), C.dtype)
+        self._launch(("penalty",), "squares", launch, (weights, sums, np.int64(weights.size)))
+        finish = (sums, C, numbers, np.int32(blocks))
+        self._launch(("penalty",), "penalize", kernels.one_block(), finish)
+
     def column_sum(self, array: Array, out: Array) -> None:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)
 
@@ -270,6 +299,10 @@ class CudaBackend:
         """Launch a kernel of a complete source on this device."""
         with self.computing():
             self._launcher.launch(source, name, launch.grid, launch.block, args, shared_bytes)
+
+    def uploads(self) -> Uploads:
+        with self.computing():
+            return self._uploads()
 
     def synchronize(self) -> None:
         cuda = getattr(self.xp, "cuda", None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends.cublas import WORKSPACE, Cublas, Precision
@@ -79,7 +81,9 @@ def _open_gpu(index: int, precision: Precision) -> CudaBackend:
         cublas = Cublas(_libcublas(), _current_stream, workspace, precision)
     launcher = RawKernelLauncher()
     name = f"cuda:{index}"
-    return CudaBackend(cupy, launcher, name, device, cublas.gemm, capture, precision)
+    uploads = partial(CopyStream, device)
+    own = cublas.gemm, capture, precision, uploads, cublas.descend
+    return CudaBackend(cupy, launcher, name, device, *own)
 
 
 def capture(calls: Sequence[Call]) -> Call:
@@ -98,6 +102,43 @@ def capture(calls: Sequence[Call]) -> Call:
             graph = stream.end_capture()
     launch: Call = graph.launch
     return launch
+
+
+class CopyStream:
+    """`Uploads` on a stream of their own, from page-locked memory.
+
+    What computes is the stream that is current where this is made: it owns the memory on the
+    device, so that nobody gets it again before that stream has done with it.
+
+    Parameters
+    ----------
+    on_device : callable
+        Returns a context in which CuPy uses the device.
+    """
+
+    def __init__(self, on_device: Callable[[], AbstractContextManager[Any]]) -> None:
+        import cupy
+
+        self._on_device = on_device
+        self._computing = cupy.cuda.get_current_stream()
+        self._copying = cupy.cuda.Stream(non_blocking=True)
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Array]:
+        import cupy
+        import cupyx
+
+        with self._on_device(), self._computing:
+            return cupyx.empty_pinned(shape, dtype), cupy.empty(shape, dtype)
+
+    def mark(self) -> Any:
+        with self._on_device():
+            return self._computing.record()
+
+    def upload(self, host: NDArray[Any], device: Array, after: Any) -> None:
+        with self._on_device():
+            self._copying.wait_event(after)
+            device.set(host, self._copying)
+            self._copying.synchronize()
 
 
 class RawKernelLauncher:

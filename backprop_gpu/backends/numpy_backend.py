@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backprop_gpu.arrays import Array, on_gpu
+from backprop_gpu.backends.mkl import Mkl
+from backprop_gpu.backends.uploads import InPlace, Uploads
 from backprop_gpu.errors import DeviceError, check_count
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ SMALL = 5e7
 
 # BLAS itself takes one thread for products of less.
 TINY = 2e5
+
+# MKL is called by ctypes, which takes a microsecond longer.
+WORTH_MKL = 1e6
 
 
 class _Threads:
@@ -101,17 +106,22 @@ class NumpyBackend:
     threads : int, optional
         How many threads BLAS may use, at most. Default: as many as it likes, and one for small
         steps. It takes threadpoolctl (extra ``threads``).
+    mkl : Mkl, optional
+        What multiplies all but small matrices. NumPy's own BLAS has one thread then.
     """
 
     device = "cpu"
     xp = np
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, mkl: Mkl | None = None) -> None:
         self.threads = None if threads is None else check_count("threads", threads)
+        self._mkl = mkl
         self._xp: Any = np
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         threads = 1 if flops < SMALL else self.threads
+        if flops >= TINY and self._mkl is not None:
+            return self._by_mkl(self._mkl, threads)
         if threads is None or flops < TINY:
             return np.errstate(all="ignore")
         return _quietly_on_threads(threads)
@@ -132,7 +142,24 @@ class NumpyBackend:
         return np.empty(shape, dtype)
 
     def gemm(self, A: Array, B: Array, out: Array) -> None:
-        self._call(A.dot, B, out)  # half the call overhead of np.dot
+        if self._mkl is not None and 2.0 * out.size * A.shape[1] >= WORTH_MKL:
+            self._call(self._mkl.gemm(A, B, out))
+        else:
+            self._call(A.dot, B, out)  # half the call overhead of np.dot
+
+    def descends(self, flops: float) -> bool:
+        return self._mkl is not None and flops >= SMALL
+
+    def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
+        if self._mkl is not None:
+            self._call(self._mkl.descend(A, B, W, numbers))
+            return
+        product = np.empty_like(W)
+        self.gemm(A, B, product)
+        xp = self._begin()
+        xp.multiply(product, numbers[2, ...], out=product)
+        xp.multiply(W, numbers[3, ...], out=W)
+        xp.add(W, product, out=W)
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         if len(z) == 1:
@@ -202,6 +229,14 @@ class NumpyBackend:
         if sums is not C:
             self._call(np.add.reduce, sums, None, None, C, True)
 
+    def penalize(self, C: Array, weights: Array, numbers: Array) -> None:
+        square = np.empty((1, 1), C.dtype)
+        self._call(weights[None].dot, weights[:, None], square)
+        xp = self._begin()
+        for factor in (numbers[1, ...], 0.5):
+            xp.multiply(square, factor, out=square)
+        xp.add(C, square[0], out=C)
+
     def column_sum(self, array: Array, out: Array) -> None:
         parts = tiles(array)
         sums = _partial_sums(parts, array, out)
@@ -234,12 +269,21 @@ class NumpyBackend:
                 self._call(optimizer.update, np, *arrays)
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
-        recording = _Recording()
+        recording = _Recording(self._mkl)
         work(recording)
         return partial(_repeat, recording.calls)
 
+    def uploads(self) -> Uploads:
+        return InPlace()
+
     def synchronize(self) -> None:
         pass
+
+    @contextmanager
+    def _by_mkl(self, mkl: Mkl, threads: int | None) -> Iterator[None]:
+        """Never leave two pools of threads at work: they would wait for each other, spinning."""
+        with _quietly_on_threads(1), mkl.on_threads(threads):
+            yield
 
     def _delta(self, activation: Activation, dC_da: Array, reference: Array, out: Array) -> None:
         """Compute delta in one tile; it is part of the operation that is under way."""
@@ -265,8 +309,8 @@ class NumpyBackend:
 class _Recording(NumpyBackend):
     """Writes down the calls that the NumPy backend would make."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, mkl: Mkl | None = None) -> None:
+        super().__init__(mkl=mkl)
         self.calls: list[Callable[[], Any]] = []
         self._xp = _Recorder(self.calls)
 

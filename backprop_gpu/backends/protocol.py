@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.backends.uploads import Uploads
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -53,6 +54,15 @@ class Backend(Protocol):
     def gemm(self, A: Array, B: Array, out: Array) -> None:
         """out = A B."""
 
+    def descends(self, flops: float) -> bool:
+        """Return whether `descend` is faster than `gemm` and `update`, in a step of such work."""
+
+    def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
+        """W = numbers[3] W + numbers[2] A B: plain gradient descent, in one with its gradient.
+
+        `numbers` are those of `update`.
+        """
+
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         """z += b; a = g(z). If `a` is `z`, only a is kept."""
 
@@ -87,6 +97,9 @@ class Backend(Protocol):
         read only where the loss is canonical for the activation, or where g' needs it.
         """
 
+    def penalize(self, C: Array, weights: Array, numbers: Array) -> None:
+        """C += numbers[1] / 2 * sum of weights^2, whose factor is the weight decay of `update`."""
+
     def column_sum(self, array: Array, out: Array) -> None:
         """out[j] = sum_i array[i, j], in an order that the shape alone decides."""
 
@@ -104,12 +117,15 @@ class Backend(Protocol):
     ) -> None:
         """Update the flat parameters in place; the gradient may be overwritten.
 
-        `numbers`, shape (4,), are the learning rate, the weight decay and the two corrections;
-        the first `decayed` parameters are weights.
+        `numbers`, shape (4,), are a row of `numbers_of`: the learning rate, the weight decay and
+        the two corrections. The first `decayed` parameters are weights.
         """
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
         """Return what does `work(backend)`, which has to be on the same arrays every time."""
+
+    def uploads(self) -> Uploads:
+        """Return what copies data to the device beside what this thread asks of it."""
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""

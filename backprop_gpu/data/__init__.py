@@ -1,6 +1,6 @@
 """Data of any size: read a window at a time, shuffled, checked, ahead of the training step."""
 
-from backprop_gpu.data.batches import Batches
+from backprop_gpu.data.batches import Batches, new_room
 from backprop_gpu.data.iterated import IteratedBatches, checked_pair
 from backprop_gpu.data.parquet import ParquetColumns
 from backprop_gpu.data.rows import file_reader, is_streamed
@@ -14,4 +14,5 @@ __all__ = [
     "checked_pair",
     "file_reader",
     "is_streamed",
+    "new_room",
 ]

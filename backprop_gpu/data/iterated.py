@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from backprop_gpu.arrays import Array, as_matrix, check_same_rows
-from backprop_gpu.backends import Backend
-from backprop_gpu.data.batches import CheckTargets
+from backprop_gpu.arrays import Array, as_matrix, check_same_rows, on_gpu
+from backprop_gpu.backends import Backend, NumpyBackend
+from backprop_gpu.backends.uploads import Uploads
+from backprop_gpu.data.batches import CheckTargets, Room, new_room
 from backprop_gpu.data.prefetch import prefetched
+from backprop_gpu.data.staging import Staging
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError
 
 ALIVE = 4  # batches: one in use, one being made, two that make up for uneven times
+
+CPU = NumpyBackend()
 
 
 class IteratedBatches:
@@ -63,7 +67,9 @@ class IteratedBatches:
         self._columns, self._backend, self._dtype = columns, backend, dtype
         self._check_targets = check_targets
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Array], None, None]:
+    def epoch(
+        self, epoch: int, start: int = 0, room: Room | None = None
+    ) -> Generator[tuple[Array, Array], None, None]:
         if self.once and self._used:
             raise DomainError(
                 f"the batches come from an iterator ({type(self._batches).__name__}), which "
@@ -71,45 +77,71 @@ class IteratedBatches:
                 "that makes the iterator"
             )
         self._used = True
-        return self._epoch(epoch, start)
+        room = room or new_room(self._backend, self._columns, self._dtype)
+        return self._epoch(epoch, start, room)
 
-    def _epoch(self, epoch: int, start: int) -> Generator[tuple[Array, Array], None, None]:
+    def _epoch(
+        self, epoch: int, start: int, room: Room
+    ) -> Generator[tuple[Array, Array], None, None]:
         batches, samples = start, 0
+        uploads = self._backend.uploads()
         try:
-            with closing(prefetched(self._converted(epoch, start), ALIVE)) as pairs:
-                for pair in pairs:
-                    yield pair
+            with closing(prefetched(self._converted(epoch, start, uploads), ALIVE)) as pairs:
+                for staging, *pair in pairs:
+                    rows = len(pair[0])
+                    x, y = room(rows)
+                    with self._backend.computing():
+                        x[...], y[...] = pair
+                    staging.release()
+                    yield x, y
                     batches += 1
-                    samples += len(pair[0])
+                    samples += rows
         except Exception as error:
             error.add_note(f"Before it came {batches} batches of epoch {epoch}.")
             raise
         if start == 0:
             self.samples, self.per_epoch = samples, batches
 
-    def _converted(self, epoch: int, start: int) -> Generator[tuple[Array, Array], None, None]:
+    def _converted(
+        self, epoch: int, start: int, uploads: Uploads
+    ) -> Generator[tuple[Staging, Array, Array], None, None]:
         pairs = self._batches if isinstance(self._batches, Iterable) else self._batches(epoch)
+        kinds = [((m,), self._dtype) for m in self._columns]
+        memory = [Staging(uploads, 1, kinds) for _ in range(ALIVE)]
         number = -1
         for number, pair in enumerate(pairs):
             if number >= start:
-                yield self._checked(checked_pair(pair, number), f" of batch {number}")
+                x, y = self._checked(checked_pair(pair, number), f" of batch {number}")
+                place = number % ALIVE
+                if len(x) > memory[place].rows:
+                    memory[place] = Staging(uploads, len(x), kinds)
+                yield memory[place], *self._copied(x, y, memory[place])
         if number < 0:
             raise ShapeError(f"epoch {epoch} has no batches: {type(pairs).__name__} gave none")
 
     def _checked(self, pair: tuple[Any, Any], where: str) -> tuple[Array, Array]:
-        """Return copies of x and y in the network's dtype on its device.
-
-        They are copies because whoever makes batches may write the next one over this one.
-        """
-        backend, (inputs, outputs) = self._backend, self._columns
+        """Return x and y in the network's dtype: on the GPU if one of them is, else on the CPU."""
+        backend, (inputs, outputs) = self._backend if any(map(on_gpu, pair)) else CPU, self._columns
         x_name, y_name = f"x{where}", f"y{where}"
         x = as_matrix(pair[0], x_name, inputs, "input node", backend, self._dtype)
         y = as_matrix(pair[1], y_name, outputs, "output node", backend, self._dtype)
         check_same_rows(x, y, x_name, y_name)
         with backend.computing():
             self._check_targets(y, backend.xp, y_name)
-            x, y = x.copy(), y.copy()
-            backend.synchronize()  # the training may compute on another stream
+        return x, y
+
+    def _copied(self, x: Array, y: Array, staging: Staging) -> tuple[Array, Array]:
+        """Return copies on the device: the next batch may be written over this one."""
+        if on_gpu(x):
+            with self._backend.computing():
+                copies = x.copy(), y.copy()
+                self._backend.synchronize()  # the training may compute on another stream
+            return copies
+        rows = len(x)
+        for host, values in zip(staging.host, (x, y), strict=True):
+            host[:rows] = values
+        staging.upload(rows)
+        x, y = (array[:rows] for array in staging.device)
         return x, y
 
 

@@ -20,16 +20,18 @@ from backprop_gpu.errors import (
     UnknownNameError,
 )
 
-# So much is decoded at a time, and so much of that becomes rows at a time: every call has to pay
-# for all columns, and rows are made fastest of what the cache holds.
+# So much is decoded at a time: every call has to pay for all columns.
 DECODED_BYTES = 1 << 22
-PART_BYTES = 1 << 19
+
+# So many entries lie between decoded columns: without them, the entries of a row would often be a
+# power of two apart, and fall on the same few places of the cache.
+GAP = 16
 
 # pyarrow reads so much of a column at a time; left alone, it holds whole row groups.
 BOUNDED = {"buffer_size": 1 << 16, "pre_buffer": False}
 
-Opener = Callable[[], Any]
-"""Returns a pyarrow.parquet.ParquetFile as a context."""
+Opener = Callable[..., Any]
+"""Returns a pyarrow.parquet.ParquetFile as a context; takes its `metadata`, which are long."""
 
 
 class ParquetColumns:
@@ -66,7 +68,9 @@ class ParquetColumns:
         self.dtype = np.dtype(np.float32)
         sizes: list[int] = []
         for opener in _openers(source):
-            schema, group_sizes = _described(opener)
+            schema, metadata = _described(opener)
+            opener = partial(opener, metadata=metadata)
+            group_sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             for name in self._columns:
                 self.dtype = np.result_type(self.dtype, _number_type(schema, name))
             self._groups += [(opener, number) for number in range(len(group_sizes))]
@@ -75,7 +79,10 @@ class ParquetColumns:
         self.row_groups = ends - np.array(sizes, np.int64)
         self.shape = (int(ends[-1]) if sizes else 0, len(self._columns))
 
-        # Where decoding has come to: the parts to come of a row group, and the last one.
+        # What is decoded, and where that has come to: the parts to come of a row group, the last.
+        row_bytes = self.dtype.itemsize * len(self._columns)
+        most = min(max(1, DECODED_BYTES // row_bytes), max(sizes, default=1))
+        self._decoded_columns = np.empty((len(self._columns), most + GAP), self.dtype)
         self._lock = Lock()
         self._group = -1
         self._parts: Generator[NDArray[Any], None, None] | None = None
@@ -117,21 +124,14 @@ class ParquetColumns:
                 raise
 
     def _decoded(self, group: int) -> Generator[NDArray[Any], None, None]:
-        import pyarrow
-
         opener, number = self._groups[group]
-        number_type = pyarrow.from_numpy_dtype(self.dtype)
-        schema = pyarrow.schema([(name, number_type) for name in self._columns])
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        decoded, rows = (max(1, size // row_bytes) for size in (DECODED_BYTES, PART_BYTES))
+        columns = self._decoded_columns
+        most = columns.shape[1] - GAP
         with opener() as file:
-            for table in file.iter_batches(decoded, [number], self._columns, use_threads=False):
-                table = table.select(self._columns)
-                if table.schema.types != schema.types:
-                    table = table.cast(schema, safe=False)
-                for first in range(0, len(table), rows):
-                    part = table.slice(first, rows)
-                    yield part.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+            for part in file.iter_batches(most, [number], self._columns, use_threads=False):
+                for name, column in zip(self._columns, columns, strict=True):
+                    column[: len(part)] = part.column(name).to_numpy(zero_copy_only=False)
+                yield columns[:, : len(part)].T
 
 
 def _openers(source: Any) -> list[Opener]:
@@ -141,7 +141,7 @@ def _openers(source: Any) -> list[Opener]:
     except ImportError as error:
         raise MissingExtraError("pyarrow", "data", "reading Parquet files") from error
     if isinstance(source, ParquetFile):
-        return [lambda: nullcontext(source)]
+        return [lambda metadata: nullcontext(source)]
     if isinstance(source, str | os.PathLike):
         try:
             source = dataset.dataset(os.fspath(source), format="parquet")
@@ -162,12 +162,11 @@ def _openers(source: Any) -> list[Opener]:
     return [partial(ParquetFile, path, filesystem=source.filesystem, **BOUNDED) for path in paths]
 
 
-def _described(opener: Opener) -> tuple[Any, list[int]]:
-    """Return a file's schema, and the rows in each of its row groups."""
+def _described(opener: Opener) -> tuple[Any, Any]:
+    """Return a file's schema, and its metadata."""
     try:
-        with opener() as file:
-            groups = range(file.metadata.num_row_groups)
-            return file.schema_arrow, [file.metadata.row_group(i).num_rows for i in groups]
+        with opener(metadata=None) as file:
+            return file.schema_arrow, file.metadata
     except (OSError, ValueError) as error:
         raise FileFormatError(f"a Parquet file can't be read: {error}") from error
 

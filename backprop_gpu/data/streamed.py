@@ -8,19 +8,19 @@ decide. So the number of a batch says where its rows lie in the files.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, check_same_rows
 from backprop_gpu.backends import Backend
-from backprop_gpu.data.batches import CheckTargets
+from backprop_gpu.data.batches import CheckTargets, Room, new_room
 from backprop_gpu.data.order import EpochOrder
 from backprop_gpu.data.prefetch import prefetched
 from backprop_gpu.data.rows import Rows
+from backprop_gpu.data.staging import Staging
 from backprop_gpu.errors import check_count
 
 WINDOW_BYTES = 1 << 26
@@ -29,14 +29,6 @@ WINDOWS = 2  # one in use, one being read
 
 # Blocks in a window, where chunks are not larger: more of them mix better, fewer read faster.
 BLOCKS = 64
-
-
-class Window(NamedTuple):
-    """Rows on the device, and the order in which they are used."""
-
-    x: Array
-    y: Array
-    order: Array
 
 
 class StreamedBatches:
@@ -96,70 +88,50 @@ class StreamedBatches:
         cuts = self._x.block_starts(block_rows), self._y.block_starts(block_rows)
         self._block_starts = min(cuts, key=len)
 
-    def epoch(self, epoch: int, start: int = 0) -> Generator[tuple[Array, Array], None, None]:
+    def epoch(
+        self, epoch: int, start: int = 0, room: Room | None = None
+    ) -> Generator[tuple[Array, Array], None, None]:
+        room = room or new_room(self._backend, self._columns, self._dtype)
         done, skipped = start, start * self.batch_size % self._window_rows
+        kinds = [*(((m,), self._dtype) for m in self._columns), ((), np.dtype(np.int64))]
+        uploads, rows = self._backend.uploads(), min(self._window_rows, self.samples)
+        memory = [Staging(uploads, rows, kinds) for _ in range(WINDOWS)]
         try:
-            with closing(prefetched(self._windows(epoch, start), WINDOWS)) as windows:
-                for window in windows:
-                    for first in range(skipped, len(window.x), self.batch_size):
-                        yield self._batch(window, slice(first, first + self.batch_size))
+            with closing(prefetched(self._windows(epoch, start, memory), WINDOWS)) as windows:
+                for window, rows in windows:
+                    for first in range(skipped, rows, self.batch_size):
+                        batch = slice(first, min(first + self.batch_size, rows))
+                        yield self._gathered(window, batch, room)
                         done += 1
                     skipped = 0
-                    self._backend.synchronize()  # its memory is about to be written to again
+                    window.release()
         except Exception as error:
             error.add_note(f"Before it came {done} of {self.per_epoch} batches of epoch {epoch}.")
             raise
 
-    def _batch(self, window: Window, rows: slice) -> tuple[Array, Array]:
-        index = window.order[rows]
+    def _gathered(self, window: Staging, batch: slice, room: Room) -> tuple[Array, Array]:
+        x, y, order = window.device
+        index, (x_batch, y_batch) = order[batch], room(batch.stop - batch.start)
         with self._backend.computing():
-            x, y = (self._backend.empty((len(index), m), self._dtype) for m in self._columns)
-            self._backend.gather(window.x, index, x)
-            self._backend.gather(window.y, index, y)
-        return x, y
+            self._backend.gather(x, index, x_batch)
+            self._backend.gather(y, index, y_batch)
+        return x_batch, y_batch
 
-    def _windows(self, epoch: int, start: int) -> Generator[Window, None, None]:
-        """Read the windows of an epoch, from that of batch number `start` on."""
+    def _windows(
+        self, epoch: int, start: int, memory: Sequence[Staging]
+    ) -> Generator[tuple[Staging, int], None, None]:
+        """Read the windows of an epoch, from that of batch number `start` on; and their rows."""
         order = EpochOrder(self._block_starts, self.samples, epoch, self._seed)
         size = self._window_rows
-        memory = [self._new_buffers(min(size, self.samples)) for _ in range(WINDOWS)]
         for number in range(start * self.batch_size // size, -(-self.samples // size)):
             low, high = number * size, min((number + 1) * size, self.samples)
-            buffers = [
-                (host[: high - low], device[: high - low])
-                for host, device in memory[number % WINDOWS]
-            ]
-            (x, _), (y, _), (index, _) = buffers
+            window = memory[number % len(memory)]
+            x, y, index = (array[: high - low] for array in window.host)
             for row, places in order.pieces(low, high):
                 self._x.read(row, x[places])
                 self._y.read(row, y[places])
                 stop = row + places.stop - places.start
                 self._check_targets(y[places], np, f"y[{row}:{stop}]")
             index[...] = order.within(number, high - low)
-            for host, device in buffers:
-                _upload(self._backend, host, device)
-            yield Window(*(device for _, device in buffers))
-
-    def _new_buffers(self, rows: int) -> list[tuple[NDArray[Any], Array]]:
-        """Return memory for x, y and the order of a window: on the CPU, and on the device."""
-        inputs, outputs = self._columns
-        return [
-            _buffers(self._backend, (rows, inputs), self._dtype),
-            _buffers(self._backend, (rows, outputs), self._dtype),
-            _buffers(self._backend, (rows,), np.dtype(np.int64)),
-        ]
-
-
-def _buffers(
-    backend: Backend, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> tuple[NDArray[Any], Array]:
-    """Return memory that the CPU fills, and that on the device it is copied to, if not the same."""
-    host = np.empty(shape, dtype)
-    return host, host if backend.xp is np else backend.empty(shape, dtype)
-
-
-def _upload(backend: Backend, host: NDArray[Any], device: Array) -> None:
-    if backend.xp is not np:
-        with backend.computing():
-            device[...] = backend.asarray(host, host.dtype)
-            backend.synchronize()
+            window.upload(high - low)
+            yield window, high - low

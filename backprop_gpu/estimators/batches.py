@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.batches import ArrayBatches, Batches
-from backprop_gpu.data import is_streamed
+from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, PIECE
 
@@ -156,26 +156,32 @@ class WeightedBatches:
 
 
 class OneBatch:
-    """The batch that the next step is made on: whichever was put here."""
+    """The batch that the next step is made on: whichever was written here.
+
+    Parameters
+    ----------
+    net : MLP
+    columns : int
+        Of y.
+    """
 
     per_epoch = None
 
-    def __init__(self, net: MLP) -> None:
-        self._net, self.batch_size, self._count = net, 1, 0
-        self._arrays: tuple[Array, ...] = ()
+    def __init__(self, net: MLP, columns: int) -> None:
+        self._new_arrays = new_room(net.backend, (net.layer_sizes[0], columns), net.dtype)
+        self.batch_size, self._count = 1, 0
+        self._arrays = self._new_arrays(1)
 
-    def put(self, x: Array, y: Array) -> None:
-        """Copy a batch to where steps find it."""
-        self._count = len(x)
-        if not self._arrays or len(x) > self.batch_size:
-            self.batch_size, empty = len(x), self._net.backend.empty
-            self._arrays = tuple(empty(rows.shape, rows.dtype) for rows in (x, y))
-        for rows, to in zip((x, y), self._arrays, strict=True):
-            to[: len(x)] = rows
+    def room(self, rows: int) -> tuple[Array, Array]:
+        """Return where the next batch, of so many rows, is to be written."""
+        if rows > self.batch_size:
+            self.batch_size, self._arrays = rows, self._new_arrays(rows)
+        self._count = rows
+        x, y = self._arrays
+        return x[:rows], y[:rows]
 
     def arrays(self) -> tuple[Array, Array]:
-        x, y = self._arrays
-        return x, y
+        return self._arrays
 
     def load(self, step: int) -> int:
         return self._count

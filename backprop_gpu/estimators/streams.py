@@ -172,7 +172,9 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
     estimator.n_outputs_ = outputs
     try:
         with net.backend.computing(6.0 * (batches.batch_size or len(x)) * net.weight_count):
-            _learn(estimator, net, loss, batches.epoch(stream.epoch), has_weights=has_weights)
+            batch = OneBatch(net, outputs + has_weights)
+            epoch = batches.epoch(stream.epoch, room=batch.room)
+            _learn(estimator, net, loss, epoch, batch, has_weights=has_weights)
         if not net.backend.xp.isfinite(net.parameters).all():
             raise ValueError(NON_FINITE)
     except KeyboardInterrupt:
@@ -201,11 +203,15 @@ def _learn(
     net: MLP,
     loss: Loss,
     batches: Generator[tuple[Array, Array], None, None],
+    batch: OneBatch,
     *,
     has_weights: bool,
 ) -> None:
-    """Make a step on every batch; note the epoch, as scikit-learn does."""
-    notes, batch = Notes(estimator, net), OneBatch(net)
+    """Make a step on every batch, all of which come in one place; note the epoch.
+
+    What is noted is what scikit-learn does.
+    """
+    notes = Notes(estimator, net)
     learner = Learner(estimator, net, weighted(loss) if has_weights else loss, batch)
     rate = np.array([learner.progress.learning_rate])
     step, samples, total = 0, 0, 0.0
@@ -216,7 +222,6 @@ def _learn(
                 raise ZeroDivisionError(NO_WEIGHT)
             if has_weights:
                 y[:, -1] *= len(x) / count
-            batch.put(x, y)
             (C,) = learner.learn(range(step, step + 1), rate, np.array([count])).tolist()
             if not math.isfinite(C):
                 raise ValueError(NON_FINITE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from backprop_gpu.backends.cuda_backend import CudaBackend
@@ -9,9 +12,13 @@ from backprop_gpu.backends.cuda_backend import CudaBackend
 from .launcher import HostLauncher
 
 
-def emulated_backend(seed: int | None = None) -> CudaBackend:
+def emulated_backend(
+    seed: int | None = None, *, launcher: HostLauncher | None = None, precision: Any = "float32"
+) -> CudaBackend:
     """A `CudaBackend` whose kernels run under the shim; a `seed` shuffles threads and blocks."""
-    return CudaBackend(np, HostLauncher(seed), "cuda:0", lambda: np.errstate(all="ignore"))
+    quiet = partial(np.errstate, all="ignore")
+    launcher = launcher or HostLauncher(seed)
+    return CudaBackend(np, launcher, "cuda:0", quiet, precision=precision)
 
 
 def update_numbers(optimizer, learning_rate, step, dtype):

@@ -15,6 +15,7 @@ struct Handle {
     void* workspace;
     std::size_t bytes;
     long products;
+    int pointers_to_device;
 };
 Handle* open_handle = nullptr;
 
@@ -28,17 +29,22 @@ float rounded(float x, int bits) {
     return x;
 }
 
+// C = alpha A B + beta C, by a handle that was told where the two numbers are: those of the host
+// have to be 1 and 0.
 template <class T, class Round>
-void multiply(bool transpose_a, bool transpose_b, int m, int n, int k, const T* A, int lda,
-              const T* B, int ldb, T* C, int ldc, Round round) {
+int multiply(const void* alpha_at, const void* beta_at, bool transpose_a, bool transpose_b, int m,
+             int n, int k, const T* A, int lda, const T* B, int ldb, T* C, int ldc, Round round) {
+    const T alpha = *static_cast<const T*>(alpha_at), beta = *static_cast<const T*>(beta_at);
+    if (!open_handle->pointers_to_device && (alpha != 1 || beta != 0)) return INVALID;
     for (long j = 0; j < n; ++j)
         for (long i = 0; i < m; ++i) {
             T sum = 0;
             for (long p = 0; p < k; ++p)
                 sum += round(transpose_a ? A[p + i * lda] : A[i + p * lda]) *
                        round(transpose_b ? B[j + p * ldb] : B[p + j * ldb]);
-            C[i + j * ldc] = sum;
+            C[i + j * ldc] = beta ? alpha * sum + beta * C[i + j * ldc] : alpha * sum;
         }
+    return OK;
 }
 }  // namespace
 
@@ -57,7 +63,16 @@ int cublasDestroy_v2(void* handle) {
 
 int cublasSetStream_v2(void* handle, void* stream) {
     if (!handle || handle != open_handle) return NOT_INITIALIZED;
-    *open_handle = Handle{stream, nullptr, 0, open_handle->products};  // the workspace is forgotten
+    open_handle->stream = stream;
+    open_handle->workspace = nullptr;  // is forgotten
+    open_handle->bytes = 0;
+    return OK;
+}
+
+int cublasSetPointerMode_v2(void* handle, int mode) {
+    if (!handle || handle != open_handle) return NOT_INITIALIZED;
+    if (mode < 0 || mode > 1) return INVALID;
+    open_handle->pointers_to_device = mode;
     return OK;
 }
 
@@ -77,22 +92,15 @@ int cublasGemmEx(void* handle, int op_a, int op_b, int m, int n, int k, const vo
     if (lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m || algorithm != -1) return INVALID;
     if (type_a != type_c || type_b != type_c) return NOT_SUPPORTED;
     ++open_handle->products;
-    if (type_c == 1 && compute == 70) {
-        if (*static_cast<const double*>(alpha) != 1 || *static_cast<const double*>(beta) != 0)
-            return INVALID;
-        multiply(op_a, op_b, m, n, k, static_cast<const double*>(A), lda,
-                 static_cast<const double*>(B), ldb, static_cast<double*>(C), ldc,
-                 [](double x) { return x; });
-        return OK;
-    }
+    if (type_c == 1 && compute == 70)
+        return multiply(alpha, beta, op_a, op_b, m, n, k, static_cast<const double*>(A), lda,
+                        static_cast<const double*>(B), ldb, static_cast<double*>(C), ldc,
+                        [](double x) { return x; });
     const int dropped = compute == 68 ? 0 : compute == 77 ? 13 : compute == 75 ? 16 : -1;
     if (type_c != 0 || dropped < 0) return NOT_SUPPORTED;
-    if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0)
-        return INVALID;
-    multiply(op_a, op_b, m, n, k, static_cast<const float*>(A), lda, static_cast<const float*>(B),
-             ldb, static_cast<float*>(C), ldc,
-             [=](float x) { return dropped ? rounded(x, dropped) : x; });
-    return OK;
+    return multiply(alpha, beta, op_a, op_b, m, n, k, static_cast<const float*>(A), lda,
+                    static_cast<const float*>(B), ldb, static_cast<float*>(C), ldc,
+                    [=](float x) { return dropped ? rounded(x, dropped) : x; });
 }
 
 void* stand_in_stream() { return open_handle->stream; }

@@ -17,8 +17,6 @@ from backprop_gpu.backends.cuda_backend import CudaBackend
 
 from .launcher import HostLauncher, cache_folder, compiler_version
 
-SOURCE = Path(__file__).with_name("cublas_stand_in.cpp")
-
 
 class CaptureError(RuntimeError):
     """Something was done that a stream refuses while it is captured."""
@@ -46,13 +44,21 @@ class StandInDevice:
         self.graphs: list[int] = []
 
     def backend(
-        self, multiply: Any = np.dot, capture: Any = None, precision: Any = "float32"
+        self,
+        multiply: Any = np.dot,
+        capture: Any = None,
+        precision: Any = "float32",
+        descend: Any = None,
     ) -> CudaBackend:
+        def asking(work: Any) -> Any:
+            return work and (lambda *args: self._ask(lambda: work(*args)))
+
         return CudaBackend(
             *(Refusing(self), self, "cuda:0", lambda: np.errstate(all="ignore")),
-            multiply=lambda *args: self._ask(lambda: multiply(*args)),
+            multiply=asking(multiply),
             capture=capture or self.capture,
             precision=precision,
+            descend=asking(descend),
         )
 
     def launch(self, *args: Any) -> None:
@@ -101,17 +107,22 @@ class Refusing:
 
 
 @functools.cache
-def cublas_library() -> ctypes.CDLL:
-    """Compile what stands for cuBLAS, once."""
-    text = SOURCE.read_text() + compiler_version()
-    path = cache_folder() / f"cublas-{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
+def stand_in_library(name: str) -> ctypes.CDLL:
+    """Compile what stands for a vendor's library, once."""
+    source = Path(__file__).with_name(f"{name}_stand_in.cpp")
+    text = source.read_text() + compiler_version()
+    path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_suffix(".new")
         command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror"]
-        subprocess.run([*command, "-ffp-contract=off", str(SOURCE), "-o", str(made)], check=True)
+        subprocess.run([*command, "-ffp-contract=off", str(source), "-o", str(made)], check=True)
         made.replace(path)
-    library = ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(path))
+
+
+def cublas_library() -> ctypes.CDLL:
+    library = stand_in_library("cublas")
     library.stand_in_stream.restype = ctypes.c_void_p
     library.stand_in_products.restype = ctypes.c_long
     return library

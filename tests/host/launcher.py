@@ -3,9 +3,9 @@
     launcher = HostLauncher(seed=1)
     launcher.launch(source, "scale", (4, 1, 1), (32, 1, 1), [x, np.float32(2), np.int32(x.size)])
 
-g++ compiles the source together with `fibers.hpp` and `cuda_shim.hpp`. What a GPU would let pass,
-or answer with a dead context, is an exception here: arguments that do not match the parameters,
-writes beyond an array, threads that never meet at a barrier.
+g++ compiles the source together with `fibers.hpp`, `cuda_shim.hpp` and `mma.hpp`. What a GPU would
+let pass, or answer with a dead context, is an exception here: arguments that do not match the
+parameters, writes beyond an array, threads that never meet at a barrier.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .guard import GuardedArrays
 Argument = NDArray[Any] | np.generic | None
 Dim3 = tuple[int, int, int]
 
-HEADERS = ("fibers.hpp", "cuda_shim.hpp")
+HEADERS = ("fibers.hpp", "cuda_shim.hpp", "mma.hpp")
 # -O1 is fastest for tests, compile and run together. No contraction: fused multiply-adds would
 # make results differ from NumPy's. No fortified longjmp: it takes a switch of fibers for an attack.
 FLAGS = (

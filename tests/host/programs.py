@@ -66,6 +66,7 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
             continue
         backend.output_delta(loss, g, matrix + 0.5, matrix + 0.5, matrix, one, matrix, matrix)
     backend.gather(matrix, np.zeros(2, np.int64), matrix)
+    backend.penalize(one, row, np.zeros(4, row.dtype))
     for optimizer in OPTIMIZERS:
         state = [row] * optimizer.slots
         backend.update(optimizer, row, row, state, np.zeros(4, row.dtype), 2)

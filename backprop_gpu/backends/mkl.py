@@ -1,0 +1,104 @@
+"""Matrix products on the CPU by Intel's MKL, where it is installed (extra ``mkl``).
+
+On large matrices it is faster than the BLAS that NumPy has, and it can update a matrix in one with
+the product that is added to it. The functions are those of its C interface, by ctypes.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import CDLL, c_double, c_float, c_int, c_void_p
+from functools import cache, partial
+from importlib import metadata
+from typing import Any
+
+from backprop_gpu.arrays import Array
+
+# Of mkl_cblas.h and mkl_service.h.
+ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112
+THREADS_OF_INTEL = 0
+
+Call = Callable[[], None]
+
+
+class Mkl:
+    """Multiplies matrices; a product is made a call that can be repeated.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+        libmkl_rt.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._functions = {}
+        for dtype, name, real in (("float32", "s", c_float), ("float64", "d", c_double)):
+            function = getattr(library, f"cblas_{name}gemm")
+            matrix = c_void_p, c_int
+            function.argtypes = [*[c_int] * 6, real, *matrix, *matrix, real, *matrix]
+            function.restype = None
+            self._functions[dtype] = function
+        self._most_threads = library.MKL_Get_Max_Threads()
+
+    def gemm(self, A: Array, B: Array, out: Array) -> Call:
+        """Return what makes out = A B; see `Backend.gemm`."""
+        before, between, after = self._arguments(A, B, out)
+        return partial(self._functions[out.dtype.name], *before, 1.0, *between, 0.0, *after)
+
+    def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> Call:
+        """Return what makes W = numbers[3] W + numbers[2] A B; see `Backend.descend`."""
+        before, between, after = self._arguments(A, B, W)
+        function, number = self._functions[W.dtype.name], numbers.item
+
+        def call() -> None:
+            function(*before, number(2), *between, number(3), *after)
+
+        return call
+
+    @contextmanager
+    def on_threads(self, count: int | None) -> Iterator[None]:
+        """Let MKL have so many threads for the products of this thread; None: all there are."""
+        before = self._library.MKL_Set_Num_Threads_Local(count or self._most_threads)
+        try:
+            yield
+        finally:
+            self._library.MKL_Set_Num_Threads_Local(before)
+
+    def _arguments(self, A: Array, B: Array, out: Array) -> tuple[tuple[Any, ...], ...]:
+        """Return cblas_gemm's arguments before alpha, between it and beta, and after beta."""
+        (rows, columns), depth = out.shape, A.shape[1]
+        (A_is, *A_at), (B_is, *B_at), (_, *out_at) = (_matrix(X) for X in (A, B, out))
+        return (ROW_MAJOR, A_is, B_is, rows, columns, depth), (*A_at, *B_at), tuple(out_at)
+
+
+def _matrix(X: Array) -> tuple[int, c_void_p, int]:
+    """Return whether X is a transpose, its address, which keeps it alive, and its row's length."""
+    address = X.ctypes.data_as(c_void_p)
+    return (NO_TRANS, address, X.shape[1]) if X.flags.c_contiguous else (TRANS, address, X.shape[0])
+
+
+@cache
+def open_mkl() -> Mkl | None:
+    """Return MKL, or None if it is not installed; warn if it is and can't be loaded."""
+    try:
+        files = metadata.distribution("mkl").files or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if re.fullmatch(r"libmkl_rt\.so\.\d+|mkl_rt\.\d+\.dll", file.name):
+            try:
+                library = CDLL(str(file.locate()))
+                library.MKL_Set_Threading_Layer(THREADS_OF_INTEL)
+                return Mkl(library)
+            except (OSError, AttributeError) as error:
+                warnings.warn(
+                    f"MKL is installed and can't be used ({error}); NumPy multiplies matrices "
+                    "instead, with the same result",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+    return None

@@ -1,0 +1,77 @@
+"""One training step, on arrays that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
+from backprop_gpu.losses import Loss
+from backprop_gpu.mlp import MLP
+from backprop_gpu.network import feed_forward, output_error, propagate_back, propagate_error
+from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.workspace import Space
+
+
+class Step(NamedTuple):
+    """A step in two parts, so that the loss can be looked at before the parameters change.
+
+    Attributes
+    ----------
+    net, loss, optimizer
+        As of `train`.
+    state : sequence of array
+        The optimizer's.
+    descends : bool
+        Whether the products that would compute the weights' gradients update the weights, so that
+        nobody is shown these gradients. It takes plain gradient descent.
+    penalizes : bool
+        Whether the loss has the penalty of the weights in it, of which the weight decay is the
+        gradient.
+    """
+
+    net: MLP
+    loss: Loss
+    optimizer: Optimizer
+    state: Sequence[Array]
+    descends: bool = False
+    penalizes: bool = False
+
+    def propagate(self, backend: Backend, space: Space, C: Array, numbers: Array) -> None:
+        """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""
+        trace, y, gradients = space
+        feed_forward(backend, self.net.layers, trace)
+        propagate = output_error if self.descends else propagate_back
+        propagate(backend, self.net.layers, trace, y, self.loss, gradients, C)
+        if self.penalizes:
+            backend.penalize(C, self.net.parameters[: self.net.weight_count], numbers)
+
+    def update(self, backend: Backend, space: Space, numbers: Array) -> None:
+        """Update the parameters."""
+        net, flat, weights = self.net, space.gradients.flat, self.net.weight_count
+        if self.descends:
+            descending: Any = _Descending(backend, net, space, numbers)
+            propagate_error(descending, net.layers, space.trace, space.gradients)
+            biases = net.parameters[weights:], flat[weights:]
+            backend.update(self.optimizer, *biases, (), numbers, 0)
+        else:
+            backend.update(self.optimizer, net.parameters, flat, self.state, numbers, weights)
+
+
+class _Descending:
+    """A backend that updates W where it is asked for dC/dW."""
+
+    def __init__(self, backend: Backend, net: MLP, space: Space, numbers: Array) -> None:
+        self._backend, self._numbers = backend, numbers
+        pairs = zip(space.gradients.weights, net.weights, strict=True)
+        self._weights = {id(dC_dW): W for dC_dW, W in pairs}
+
+    def gemm(self, A: Array, B: Array, out: Array) -> None:
+        if id(out) in self._weights:
+            self._backend.descend(A, B, self._weights[id(out)], self._numbers)
+        else:
+            self._backend.gemm(A, B, out)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
