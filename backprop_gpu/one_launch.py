@@ -2,7 +2,7 @@
 
 Where the arithmetic of a step takes microseconds, launching its kernels takes most of the time.
 `kernels/train_warp.cu` gives a network to a warp, which keeps it in registers;
-`kernels/train_block.cu` to a block, which keeps it in shared memory.
+`kernels/train_block.cu` to a block, which keeps it in shared memory, and can multiply in TF32.
 """
 
 from __future__ import annotations
@@ -20,18 +20,30 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
 from backprop_gpu.compiled.loop import weight_count
 from backprop_gpu.compiled.source import entries_source, missing_expression
+from backprop_gpu.crossovers import CROSSOVERS, Crossover
 from backprop_gpu.errors import DomainError
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import orders
 
-WARP_BATCH = 16  # samples that a warp takes one by one before a block would be faster
+WARP_BATCH = CROSSOVERS["warp_batch"].value  # samples that a warp takes, one by one
 TILE = 64  # samples that a block takes at once, where its shared memory is large enough
 MOST_ORDERED = 1 << 22  # samples of one launch whose order is worked out beforehand
 
 # Of the 255 registers of a thread, those for what it keeps of the parameters from step to step.
 WARP_REGISTERS, BLOCK_REGISTERS = 168, 130
+
+# The large and the small parts of a layer's gradient, as in patch.cuh, and in mma.cuh for TF32:
+# rows, columns, and how many threads share them.
+PARTS = {False: ((8, 8, 1), (4, 4, 1)), True: ((32, 32, 32), (16, 16, 32))}
+
+
+class Gpu(NamedTuple):
+    """What a block of threads has on a GPU."""
+
+    shared_bytes: int  # at most
+    tf32: bool = True
 
 
 class Kernel(NamedTuple):
@@ -41,6 +53,7 @@ class Kernel(NamedTuple):
     threads: int
     tile: int = 1
     shared_bytes: int = 0
+    tf32: bool = False
 
 
 def choose(
@@ -48,43 +61,60 @@ def choose(
     activations: Sequence[Activation],
     loss: Loss,
     optimizer: Optimizer,
-    dtype: Any,
+    precision: str,
     batch_size: int,
-    most_shared: int,
+    gpu: Gpu,
 ) -> Kernel | str:
     """Return the kernel that trains such a network; why there is none, in a sentence, if so.
 
-    `most_shared` is the memory that the threads of a block can share, in bytes.
+    `precision` is that of a network: what its products are computed in.
     """
     missing = missing_expression(activations, loss, optimizer)
     if missing is not None:
         return missing
-    itemsize = np.dtype(dtype).itemsize
-    warp = _warp(layer_sizes, optimizer, itemsize)
-    if isinstance(warp, Kernel) and batch_size <= WARP_BATCH:
-        return warp
-    block = _block(layer_sizes, activations, loss, itemsize, batch_size, most_shared)
-    if isinstance(block, Kernel):
+    if precision == "bf16":
+        return "one launch multiplies in float32 or TF32, and precision is 'bf16'"
+    if precision == "tf32" and not gpu.tf32:
+        return "precision is 'tf32', and the GPU has no TF32, being older than sm_80"
+    itemsize = 8 if precision == "float64" else 4
+    tf32 = precision == "tf32"
+    block = _block(layer_sizes, activations, loss, itemsize, tf32, batch_size, gpu)
+    if tf32:  # train_warp.cu multiplies no matrices
         return block
-    return warp if isinstance(warp, Kernel) else f"{warp}, and {block}"
+    warp = _warp(layer_sizes, optimizer, itemsize)
+    if isinstance(warp, Kernel) and (batch_size <= WARP_BATCH or isinstance(block, str)):
+        return warp
+    return f"{warp}, and {block}" if isinstance(block, str) else block
 
 
-def most_shared(backend: Any) -> int:
-    """Return how many bytes the threads of a block can share on a GPU."""
+def kernel_for(net: MLP, loss: Loss, optimizer: Optimizer, batch_size: int) -> Kernel | str:
+    """Return the kernel that trains a network where it is; see `choose`."""
+    entries = net.layer_sizes, net.activations, loss, optimizer
+    return choose(*entries, net.precision, batch_size, gpu_of(net.backend))
+
+
+def gpu_of(backend: Any) -> Gpu:
+    """Return what a block has on the GPU of a backend."""
     cuda = getattr(backend.xp, "cuda", None)
     if cuda is None:  # what stands for a GPU in tests
-        return 48 << 10
+        return Gpu(48 << 10)
     with backend.computing():
-        return int(cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+        device = cuda.Device()
+        shared_bytes = device.attributes["MaxSharedMemoryPerBlockOptin"]
+        return Gpu(int(shared_bytes), int(device.compute_capability) >= 80)
 
 
 def worth_it(kernel: Kernel, layer_sizes: Sequence[int], batch_size: int) -> bool:
     """Return whether one launch is faster than a graph of each step, whose products fill a GPU."""
-    # Estimates, not measured: 30 us for a graph; a third of a microsecond for a warp's sample; for
-    # a block 30 us where the batch times the weights is 1.7 million (64-128-128-10, 64 samples).
+    weights = 1 if kernel.file == "train_warp" else weight_count(layer_sizes)
+    return batch_size * weights <= limit_of(kernel).value
+
+
+def limit_of(kernel: Kernel) -> Crossover:
+    """Return how many samples, or samples times weights in a block, are worth one launch."""
     if kernel.file == "train_warp":
-        return batch_size <= 64
-    return batch_size * weight_count(layer_sizes) <= 1_700_000
+        return CROSSOVERS["warp_alone_batch"]
+    return CROSSOVERS["block_work_tf32" if kernel.tf32 else "block_work"]
 
 
 class OneLaunch:
@@ -108,10 +138,10 @@ class OneLaunch:
     def __init__(self, net: MLP, loss: Loss, optimizer: Optimizer, batch_size: int) -> None:
         self._backend: CudaBackend = net.backend  # type: ignore[assignment]
         self._dtype, self._batch_size = net.dtype, batch_size
-        entries = net.layer_sizes, net.activations, loss, optimizer
-        kernel = choose(*entries, net.dtype, batch_size, most_shared(net.backend))
+        kernel = kernel_for(net, loss, optimizer, batch_size)
         if isinstance(kernel, str):
             raise DomainError(f"training takes more than one launch: {kernel}")
+        entries = net.layer_sizes, net.activations, loss, optimizer
         self._kernel, self._source = kernel, source(*entries, net.dtype.name, kernel)
 
     def run(
@@ -201,9 +231,11 @@ def source(
         **{"L": len(activations), "SLOTS": optimizer.slots, "THREADS": kernel.threads},
         **{"TILE": kernel.tile, "SHARED_BYTES": kernel.shared_bytes},
     }
+    large = (str(int(_gradient(*pair, kernel.tf32)[1])) for pair in pairwise(layer_sizes))
     network = (
         "#define INLINE static __device__ __forceinline__",
         *(f"constexpr int {name} = {value};" for name, value in constants.items()),
+        f"constexpr bool TF32 = {int(kernel.tf32)}, LARGE_WEIGHTS[] = {{{', '.join(large)}}};",
         f"constexpr int SIZES[] = {{{', '.join(map(str, layer_sizes))}}};",
         entries_source(activations, loss),
     )
@@ -228,8 +260,9 @@ def _block(
     activations: Sequence[Activation],
     loss: Loss,
     itemsize: int,
+    tf32: bool,
     batch_size: int,
-    most_shared: int,
+    gpu: Gpu,
 ) -> Kernel | str:
     *hidden, last = activations
     crosses = loss.is_canonical_for(last) and loss.cuda_canonical_rows == "softmax_cross_entropy"
@@ -238,24 +271,34 @@ def _block(
     threads, pairs = kernels.THREADS, [*pairwise(layer_sizes)]
     if max(layer_sizes) > threads:
         return f"a layer has {max(layer_sizes)} nodes, more than a block's {threads} threads"
-    registers = sum(
-        min(each**2 * -(-(-(-inputs // each) * -(-nodes // each)) // threads) for each in (4, 8))
-        + 1
-        for inputs, nodes in pairs
-    )
+    registers = sum(_gradient(inputs, nodes, tf32)[0] for inputs, nodes in pairs)
     if registers * itemsize > 4 * BLOCK_REGISTERS:
         return "its gradient is more than the registers of a block hold"
-    # As train_block.cu lays them out: rows have an odd length, and some layers keep z as well.
-    parameters = sum(nodes * (inputs | 1) + nodes for inputs, nodes in pairs)
-    z_widths = [
-        nodes | 1 if g.derivative_from == "z" else 0
-        for nodes, g in zip(layer_sizes[1:], hidden, strict=False)
+    # As train_block.cu lays them out: some layers keep z as well.
+    strides = [(size + 7) // 16 * 16 + 8 if tf32 else size | 1 for size in layer_sizes]
+    z_strides = [
+        stride if g.derivative_from == "z" else 0
+        for stride, g in zip(strides[1:], hidden, strict=False)
     ]
-    fixed = parameters + z_widths.count(0) + 1
-    row = sum(size | 1 for size in layer_sizes) + sum(z_widths)
+    weights = sum(nodes * stride for nodes, stride in zip(layer_sizes[1:], strides, strict=False))
+    fixed = weights + sum(strides[1:]) + 2 * (z_strides.count(0) + 1)
+    row = sum(strides) + sum(z_strides)
     wanted = min(TILE, batch_size)
-    room = most_shared // itemsize - fixed - threads  # that many for block_sum
+    room = gpu.shared_bytes // itemsize - fixed - threads  # that many for block_sum
     tile = min(wanted, room // row)
     if tile < min(wanted, 8):
-        return f"its parameters take more than the {most_shared:,} bytes that a block can share"
-    return Kernel("train_block", threads, tile, (fixed + tile * row) * itemsize)
+        return (
+            f"its parameters take more than the {gpu.shared_bytes:,} bytes that a block can share"
+        )
+    return Kernel("train_block", threads, tile, (fixed + tile * row) * itemsize, tf32)
+
+
+def _gradient(inputs: int, nodes: int, tf32: bool) -> tuple[int, bool]:
+    """Return how many numbers of a layer's gradient a thread keeps, and whether in large parts."""
+
+    def numbers(rows: int, columns: int, sharing: int) -> int:
+        count = -(-nodes // rows) * -(-inputs // columns) * sharing
+        return -(-count // kernels.THREADS) * rows * columns // sharing
+
+    large, small = (numbers(*part) for part in PARTS[tf32])
+    return min(large, small) + 1, large <= small

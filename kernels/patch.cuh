@@ -1,5 +1,5 @@
-// A thread's part of a matrix product: HIGH x WIDE numbers in registers. The larger it is, the
-// fewer numbers are read from shared memory for each multiplication.
+// Matrix products of a block: each thread has numbers of them in registers. The larger its part is,
+// the fewer numbers are read from shared memory for each multiplication.
 
 __device__ constexpr int parts(int n, int unit) { return (n + unit - 1) / unit; }
 
@@ -8,7 +8,7 @@ __device__ constexpr int parts(int n, int unit) { return (n + unit - 1) / unit; 
 // thread whose number is too large has nothing.
 template <int HIGH, int WIDE>
 struct Patch {
-    static constexpr int high = HIGH, wide = WIDE;
+    typedef real Numbers[HIGH][WIDE];
     int rows[HIGH], columns[WIDE], M, N;
 
     static __device__ constexpr int count(int M, int N) { return parts(M, HIGH) * parts(N, WIDE); }
@@ -21,8 +21,8 @@ struct Patch {
         for (int j = 0; j < WIDE; ++j) columns[j] = number % across + j * across;
     }
     // sum += A B, where A(i, q) is A[i * A_row + q * A_q], B(q, j) is B[q * B_q + j * B_column].
-    __device__ void multiply(real (&sum)[HIGH][WIDE], const real* A, int A_row, int A_q,
-                             const real* B, int B_q, int B_column, int count) const {
+    __device__ void multiply(Numbers& sum, const real* A, int A_row, int A_q, const real* B,
+                             int B_q, int B_column, int count) const {
         if (rows[0] >= M) return;
         for (int q = 0; q < count; ++q) {
             real a[HIGH], b[WIDE];
@@ -38,7 +38,7 @@ struct Patch {
     }
     // Calls body(row, column, number) for the numbers within the edges.
     template <class Body>
-    __device__ void each(real (&numbers)[HIGH][WIDE], Body body) const {
+    __device__ void each(Numbers& numbers, Body body) const {
 #pragma unroll
         for (int i = 0; i < HIGH; ++i)
 #pragma unroll
@@ -47,13 +47,13 @@ struct Patch {
     }
 };
 
-// How a layer's dC/dW is shared out: in 8 x 8 patches, unless 4 x 4 take fewer registers.
-__device__ constexpr int patches(int l, int each) {
-    return parts(parts(SIZES[l], each) * parts(SIZES[l - 1], each), THREADS);
-}
-__device__ constexpr int each(int l) { return 4 * patches(l, 8) <= patches(l, 4) ? 8 : 4; }
-template <int l>
-using WeightPatch = Patch<each(l), each(l)>;
-// And numbers of a tile's samples by a layer's nodes.
-template <int l>
-using TilePatch = Patch<TILE * SIZES[l] >= 8 * 4 * THREADS ? 8 : 4, 4>;
+// What products are made of, and how far it is from row to row of a matrix in shared memory;
+// mma.cuh has those for TF32.
+template <bool tf32>
+struct Products {
+    typedef Patch<8, 8> LargeWeights;
+    typedef Patch<8, 4> LargeTile;
+    typedef Patch<4, 4> SmallWeights, SmallTile;
+    // Odd: the same column of 32 rows lies in 32 banks.
+    static __device__ constexpr int stride(int columns) { return columns | 1; }
+};

@@ -54,7 +54,7 @@ struct Batches {
     }
 };
 
-static __device__ void train_network(const Run& run);
+INLINE void train_network(const Run& run);
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     train(real* parameters, real* s0, real* s1, const real* x, const real* y, const index_t* order,

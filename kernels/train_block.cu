@@ -10,20 +10,42 @@
 //                3.   dC/dW[l] += delta[l]^T a[l-1]       dC/db[l] += sum of delta[l] over samples
 //                4.   dC/da[l-1] = delta[l] W[l]
 //
-// delta[l] takes the place of a[l], which nothing needs by then. In front of this file stands
-// patch.cuh and train.cuh, with TILE and SHARED_BYTES. Softmax is the last layer's, under
+// delta[l] takes the place of a[l], which nothing needs by then. In front of this file stand
+// train.cuh, patch.cuh and mma.cuh, and TILE, SHARED_BYTES, TF32 (are products on tensor cores?)
+// and LARGE_WEIGHTS (has a layer's dC/dW large parts?). Softmax is the last layer's, under
 // cross-entropy.
 
 static_assert(THREADS == MAX_THREADS && (!Activation<L>::softmax || Loss::of_rows));
 
-// An odd number from row to row: the same column of 32 rows lies in 32 banks.
-__device__ constexpr int stride(int l) { return SIZES[l] | 1; }
+typedef Products<TF32> Product;
+__device__ constexpr int stride(int l) { return Product::stride(SIZES[l]); }
+
+template <bool first, class A, class B>
+struct Choose {
+    typedef A type;
+};
+template <class A, class B>
+struct Choose<false, A, B> {
+    typedef B type;
+};
+
+// A tile's samples by a layer's nodes: in large parts, if there is one for every thread.
+template <int l>
+using TilePart = typename Choose<(Product::LargeTile::count(TILE, SIZES[l]) >= THREADS),
+                                 Product::LargeTile, Product::SmallTile>::type;
+
+// A layer's dC/dW: a thread keeps so many parts of it.
+template <int l>
+using WeightPart =
+    typename Choose<LARGE_WEIGHTS[l - 1], Product::LargeWeights, Product::SmallWeights>::type;
+template <int l>
+constexpr int shares = parts(WeightPart<l>::count(SIZES[l], SIZES[l - 1]), THREADS);
 
 template <int l>
 struct Shared : Shared<l - 1> {
-    real W[SIZES[l] * stride(l - 1)], b[SIZES[l]];
+    real W[SIZES[l] * stride(l - 1)], b[stride(l)];
     real a[TILE * stride(l)];  // later delta; z in the last layer
-    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 1];
+    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 2];  // mma.cuh reads pairs
 };
 template <>
 struct Shared<0> {
@@ -33,7 +55,8 @@ static_assert(sizeof(Shared<L>) == SHARED_BYTES, "one_launch.py counts otherwise
 
 template <int l>
 struct Gradient : Gradient<l - 1> {
-    real dC_dW[patches(l, each(l))][each(l)][each(l)], dC_db;
+    typename WeightPart<l>::Numbers dC_dW[shares<l>];
+    real dC_db;
 };
 template <>
 struct Gradient<0> {};
@@ -53,12 +76,12 @@ INLINE void forward(Shared<L>& shared, int rows) {
     constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l - 1);
     if constexpr (l > 1) forward<l - 1>(shared, rows);
     Shared<l>& own = shared;
-    typedef TilePatch<l> Part;
+    typedef TilePart<l> Part;
     for (int number = threadIdx.x; number < Part::count(rows, N); number += THREADS) {
-        const Part patch(number, rows, N);
-        real sum[Part::high][Part::wide] = {};
-        patch.multiply(sum, own.Shared<l - 1>::a, ld, 1, own.W, 1, ld, K);
-        patch.each(sum, [&](int r, int j, real product) {
+        const Part part(number, rows, N);
+        typename Part::Numbers sum = {};
+        part.multiply(sum, own.Shared<l - 1>::a, ld, 1, own.W, 1, ld, K);
+        part.each(sum, [&](int r, int j, real product) {
             const real z = product + own.b[j];
             const int i = r * stride(l) + j;
             if constexpr (l < L && Activation<l>::keeps_z) own.z[i] = z;
@@ -112,19 +135,19 @@ INLINE void backward(Shared<L>& shared, Gradient<L>& gradient, int rows) {
     Gradient<l>& mine = gradient;
     const real* delta = own.a;
 #pragma unroll
-    for (int p = 0; p < patches(l, each(l)); ++p)
-        WeightPatch<l>(threadIdx.x + p * THREADS, N, K)
+    for (int p = 0; p < shares<l>; ++p)
+        WeightPart<l>(threadIdx.x + p * THREADS, N, K)
             .multiply(mine.dC_dW[p], delta, 1, ld, before.a, ld_before, 1, rows);
     if (threadIdx.x < N)
         for (int r = 0; r < rows; ++r) mine.dC_db += delta[r * ld + threadIdx.x];
     __syncthreads();
     if constexpr (l > 1) {
-        typedef TilePatch<l - 1> Part;
+        typedef TilePart<l - 1> Part;
         for (int number = threadIdx.x; number < Part::count(rows, K); number += THREADS) {
-            const Part patch(number, rows, K);
-            real sum[Part::high][Part::wide] = {};
-            patch.multiply(sum, delta, ld, 1, own.W, ld_before, 1, N);
-            patch.each(sum, [&](int r, int k, real dC_da) {
+            const Part part(number, rows, K);
+            typename Part::Numbers sum = {};
+            part.multiply(sum, delta, ld, 1, own.W, ld_before, 1, N);
+            part.each(sum, [&](int r, int k, real dC_da) {
                 typedef Activation<l - 1> g;
                 const int i = r * ld_before + k;
                 const real a = before.a[i], z = g::keeps_z ? before.z[i] : a;
@@ -148,13 +171,13 @@ INLINE void each_parameter(Shared<L>& shared, Gradient<L>& gradient, Body body) 
         body(own.W[j * stride(l - 1) + k], g, weights_at(l) + j * K + k, true);
     };
 #pragma unroll
-    for (int p = 0; p < patches(l, each(l)); ++p)
-        WeightPatch<l>(threadIdx.x + p * THREADS, N, K).each(mine.dC_dW[p], weight);
+    for (int p = 0; p < shares<l>; ++p)
+        WeightPart<l>(threadIdx.x + p * THREADS, N, K).each(mine.dC_dW[p], weight);
     if (threadIdx.x < N) body(own.b[threadIdx.x], mine.dC_db, biases_at(l) + threadIdx.x, false);
 }
 
-static __device__ void train_network(const Run& run) {
-    extern __shared__ real memory[];
+INLINE void train_network(const Run& run) {
+    extern __shared__ __align__(16) real memory[];
     Shared<L>& shared = *reinterpret_cast<Shared<L>*>(memory);
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;

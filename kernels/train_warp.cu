@@ -147,7 +147,7 @@ INLINE void backward(Nodes<L>& nodes) {
     }
 }
 
-static __device__ void train_network(const Run& run) {
+INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;

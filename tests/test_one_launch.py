@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from host import launcher, nvrtc
 from host.backend import emulated_backend
+from host.one_launch import TOLERANCE, Case, MutantLauncher, force
 
 import backprop_gpu as bp
 from backprop_gpu import one_launch
-from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.batches import shuffled_batches
 from backprop_gpu.history import History
 from backprop_gpu.losses import find_loss
-from backprop_gpu.one_launch import Kernel, OneLaunch, choose
+from backprop_gpu.one_launch import Gpu, Kernel, OneLaunch, choose
 from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.running import Run
 from backprop_gpu.shuffle import orders, shuffled
-from backprop_gpu.steps import Steps
 from backprop_gpu.together import alike, train_together
 
 needs_gpp = pytest.mark.skipif(
@@ -31,83 +30,12 @@ needs_nvrtc = pytest.mark.skipif(
     nvrtc.nvrtc_unavailable_reason() is not None, reason=str(nvrtc.nvrtc_unavailable_reason())
 )
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 
 @pytest.fixture(params=["train_warp", "train_block"])
 def kernel(request, monkeypatch):
     """Whatever fits both kernels is trained by each, with tiles of 4 samples."""
     return force(request.param, monkeypatch)
-
-
-def force(file, monkeypatch, tile=4):
-    monkeypatch.setattr(one_launch, "WARP_BATCH", 10**9 if file == "train_warp" else 0)
-    monkeypatch.setattr(one_launch, "TILE", tile)
-    return file
-
-
-class Case:
-    """A network, data, and how it is trained; by NumPy's steps, and in one launch."""
-
-    def __init__(
-        self,
-        sizes,
-        activations,
-        loss="mse",
-        optimizer=None,
-        *,
-        dtype="float64",
-        n=7,
-        batch_size=3,
-        steps=5,
-        first_step=0,
-        seed=None,
-    ):
-        self.net = bp.MLP(sizes, activations, device="cpu", dtype=dtype, seed=3)
-        self.loss, self.optimizer = find_loss(loss), optimizer or bp.SGD(0.1)
-        self.batch_size, self.seed = batch_size, seed
-        self.steps = range(first_step, first_step + steps)
-        random = np.random.default_rng(4)
-        self.x = random.normal(size=(n, sizes[0])).astype(dtype)
-        self.y = random.uniform(size=(n, sizes[-1])).astype(dtype)
-        self.y /= self.y.sum(axis=1, keepdims=True)  # a distribution
-        self.net.parameters[...] += random.normal(size=self.net.parameters.size) / 50
-        self.state = [abs(self.net.parameters) / (9 + i) for i in range(self.optimizer.slots)]
-        passed = np.array(self.steps) / -(-n // batch_size)
-        self.numbers = numbers_of(self.optimizer, self.steps, passed)
-
-    @property
-    def entries(self):
-        net = self.net
-        return net.layer_sizes, net.activations, self.loss, self.optimizer, net.dtype
-
-    def run(self, make, backend, finite=True):
-        """Return losses, parameters and state after the steps."""
-        net = self.net.copy(device=backend)
-        with net.backend.computing():
-            batches = shuffled_batches(self.x, self.y, self.batch_size, self.seed, net.backend)
-            steps = make(net, batches)
-            for slot, start in zip(steps.state, self.state, strict=True):
-                slot[...] = start
-            losses, counts = steps.run(self.steps, self.numbers)
-        if finite:
-            assert counts.tolist() == batches.counts(self.steps).tolist()
-        return losses, net.parameters, *steps.state
-
-    def by_numpy(self):
-        return self.run(lambda net, b: Steps(net, b, self.loss, self.optimizer), "cpu")
-
-    def in_one_launch(self, backend=None, finite=True):
-        return self.run(
-            lambda net, b: OneLaunchSteps(net, b, self.loss, self.optimizer, self.seed),
-            backend or emulated_backend(),
-            finite,
-        )
-
-    def check(self):
-        tolerance = TOLERANCE[self.net.dtype.name]
-        for ours, numpys in zip(self.in_one_launch(), self.by_numpy(), strict=True):
-            np.testing.assert_allclose(ours, numpys, tolerance, tolerance * abs(numpys).max())
 
 
 def check_sizes(sizes, n, batch_size, dtype):
@@ -149,7 +77,7 @@ def test_sizes_of_a_warp(sizes, n, batch_size, dtype, monkeypatch):
 )
 def test_sizes_of_a_block(sizes, n, batch_size, dtype, monkeypatch):
     force("train_block", monkeypatch, tile=67)
-    monkeypatch.setattr(one_launch, "most_shared", lambda backend: 227 << 10)
+    monkeypatch.setattr(one_launch, "gpu_of", lambda backend: Gpu(227 << 10))
     check_sizes(sizes, n, batch_size, dtype)
 
 
@@ -394,18 +322,6 @@ MUTANTS = {
 }
 
 
-class MutantLauncher(launcher.HostLauncher):
-    def __init__(self, seed, old, new, which):
-        super().__init__(seed)
-        self.old, self.new, self.which = old, new, which
-
-    def launch(self, source, *rest):
-        pieces = source.split(self.old)
-        head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
-        assert tail
-        super().launch(self.old.join(head) + self.new + self.old.join(tail), *rest)
-
-
 @needs_gpp
 @pytest.mark.parametrize(
     ("file", "old", "new", "which"),
@@ -417,8 +333,7 @@ def test_nothing_can_be_removed(file, old, new, which, monkeypatch):
     expected = case.by_numpy()
     wrong = 0
     for seed in range(4):
-        mutant = MutantLauncher(seed, old, new, which)
-        backend = CudaBackend(np, mutant, "cuda:0", lambda: np.errstate(all="ignore"))
+        backend = emulated_backend(launcher=MutantLauncher(seed, old, new, which))
         results = zip(case.in_one_launch(backend, finite=False), expected, strict=True)
         wrong += not all(np.allclose(ours, right, rtol=1e-9) for ours, right in results)
     assert wrong, "the result is right in every order of threads without this"
@@ -431,7 +346,7 @@ def chosen(sizes, optimizer=None, dtype="float32", batch_size=1, shared=227 << 1
     net = net_of(sizes, **entries)
     optimizer = optimizer or bp.SGD()
     entries = net.layer_sizes, net.activations, find_loss("cce"), optimizer
-    return choose(*entries, dtype, batch_size, shared)
+    return choose(*entries, dtype, batch_size, Gpu(shared))
 
 
 def net_of(sizes, activation="gelu", last="softmax"):
