@@ -38,6 +38,7 @@ from backprop_gpu.onnx_export import export_onnx
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
 from backprop_gpu.planning import Plan, plan
+from backprop_gpu.predictor import Predictor
 from backprop_gpu.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -81,6 +82,7 @@ __all__ = [
     "Outliers",
     "ParquetColumns",
     "Plan",
+    "Predictor",
     "ShapeError",
     "StepDecay",
     "Term",

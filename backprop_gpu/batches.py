@@ -95,6 +95,14 @@ class ArrayBatches:
             self.gather(self.backend, order[batch])
         return count
 
+    def orders(self, steps: range) -> list[Array] | None:
+        """Return the orders of the epochs that steps are in; None if rows stay in their places."""
+        if self.per_epoch == 1:
+            return None
+        epochs = range(steps.start // self.per_epoch, (steps.stop - 1) // self.per_epoch + 1)
+        orders = [self._order_of(epoch) for epoch in epochs]
+        return None if orders[0] is None else orders
+
     def choose(self, steps: range, index: Array) -> None:
         """Write to the top of `index` which rows the batches of steps of one epoch take."""
         order, rows = self._rows(steps)

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, TrainingDiverged, check_count
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.planning import PathName, cores, plan
+from backprop_gpu.planning import PathName, plan
 from backprop_gpu.running import Run
 from backprop_gpu.together import alike, train_together
 from backprop_gpu.training import train

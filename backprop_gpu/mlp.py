@@ -22,6 +22,7 @@ from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
+from backprop_gpu.predictor import PredictionPath, Predictor
 from backprop_gpu.summary import summarize
 
 # Predictions are made for so many rows at a time that no layer has more entries than this.
@@ -206,7 +207,7 @@ class MLP:
     def __call__(self, x: Any) -> Array:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
         stays = on_gpu(x)
-        x = self._inputs(x)
+        x = self.check_inputs(x)
         if len(x) * sum(self.layer_sizes) <= RECORDED:
             output = self._recorded_output(x)
             return output if stays else self.backend.to_numpy(output)
@@ -215,6 +216,10 @@ class MLP:
             for rows, trace in self._forward_in_pieces(x):
                 output[rows] = trace.output
         return output if stays else self.backend.to_numpy(output)
+
+    def predictor(self, *, path: PredictionPath = "auto") -> Predictor:
+        """Return what predicts as the network does now, in less time: see `Predictor`."""
+        return Predictor(self, path)
 
     def forward(self, x: Any) -> Trace:
         """Feed x forward and keep every z and a.
@@ -230,7 +235,7 @@ class MLP:
         Trace
             New arrays on the network's device.
         """
-        x = self._inputs(x)
+        x = self.check_inputs(x)
         return self._forward(x, None)
 
     def backward(
@@ -338,9 +343,13 @@ class MLP:
         entry.check_output(self.layers[-1].g)
         return entry
 
+    def check_inputs(self, x: Any, name: str = "x") -> Array:
+        """Check and convert inputs."""
+        return as_matrix(x, name, self.layer_sizes[0], "input node", self.backend, self.dtype)
+
     def check_data(self, x: Any, y: Any, loss: Loss, suffix: str = "") -> tuple[Array, Array]:
         """Check and convert inputs and targets that belong together."""
-        x, y = self._inputs(x, f"x{suffix}"), self._targets(y, loss, f"y{suffix}")
+        x, y = self.check_inputs(x, f"x{suffix}"), self._targets(y, loss, f"y{suffix}")
         check_same_rows(x, y, f"x{suffix}", f"y{suffix}")
         return x, y
 
@@ -375,9 +384,6 @@ class MLP:
 
     def _weight_shapes(self) -> list[tuple[int, int]]:
         return list(zip(self.layer_sizes[1:], self.layer_sizes[:-1], strict=True))
-
-    def _inputs(self, x: Any, name: str = "x") -> Array:
-        return as_matrix(x, name, self.layer_sizes[0], "input node", self.backend, self.dtype)
 
     def _targets(self, y: Any, loss: Loss, name: str = "y") -> Array:
         y = as_matrix(y, name, self.layer_sizes[-1], "output node", self.backend, self.dtype)

@@ -274,11 +274,15 @@ def numbers_of(
     else:
         numbers[:, 0] = learning_rate_at(optimizer, 0)
     numbers[:, 1] = optimizer.weight_decay
+    numbers[:, 2], numbers[:, 3] = optimizer.corrections(np.arange(steps.start, steps.stop) + 1)
+    write_factors(optimizer, numbers)
+    return numbers
+
+
+def write_factors(optimizer: Optimizer, numbers: NDArray[np.float64]) -> None:
+    """Write the factors of plain gradient descent, if that is what it is; see `numbers_of`."""
     if is_plain(optimizer):
         numbers[:, 2], numbers[:, 3] = -numbers[:, 0], 1 - numbers[:, 0] * numbers[:, 1]
-    else:
-        numbers[:, 2], numbers[:, 3] = optimizer.corrections(np.arange(steps.start, steps.stop) + 1)
-    return numbers
 
 
 def _add_product(xp: ArrayModule, total: Array, array: Array, factor: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +9,8 @@ from backprop_gpu import one_launch
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.compiled import why_not, worth_it
+from backprop_gpu.compiled.threads import cores, worth_waking
+from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -23,7 +24,6 @@ PathName = Literal["auto", "steps", "compiled", "one launch"]
 # the path decides the last bits of what comes out.
 WORTH_COMPILING = 2.0
 SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
-SECONDS_PER_GPU_STEP = 3e-5  # in a graph; an estimate
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,6 @@ def plan(
     return Plan("compiled", "small products, many steps: calls would take the time", threads)
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _plan_on_gpu(
     net: MLP,
     loss: Loss,
@@ -130,27 +123,28 @@ def _plan_on_gpu(
     path: PathName,
     unusual: str | None,
 ) -> Plan:
+    def launches() -> str:  # not worked out for each of thousands of networks
+        return _launches(net, loss, optimizer, unusual)
+
     kernel: one_launch.Kernel | str = f"{unusual} takes single steps"
-    if net.precision in ("tf32", "bf16"):
-        kernel = f"one launch computes in full float32, and precision is {net.precision!r}"
-    elif unusual is None:
-        entries = net.layer_sizes, net.activations, loss, optimizer
-        shared = one_launch.most_shared(net.backend)
-        kernel = one_launch.choose(*entries, net.dtype, rows, shared)
+    if unusual is None:
+        kernel = one_launch.kernel_for(net, loss, optimizer, rows)
     if isinstance(kernel, str) and path == "one launch":
         raise DomainError(f"path='one launch' can't run this training: {kernel}")
-    launches = _launches(net, loss, optimizer, unusual)
     if isinstance(kernel, str):
-        return Plan("steps", f"it takes more than one launch, for {kernel}{launches}", None)
+        return Plan("steps", f"it takes more than one launch, for {kernel}{launches()}", None)
+    products = f"; its products are computed in {net.precision}"
     if path == "one launch":
-        return Plan("one launch", "asked for", None)
+        return Plan("one launch", f"asked for{products}", None)
+    limit, saved = one_launch.limit_of(kernel), CROSSOVERS["seconds_saved"]
     if not one_launch.worth_it(kernel, net.layer_sizes, rows):
-        why = f"kernels that fill the GPU are faster on products as large{launches}"
+        why = f"kernels that fill the GPU are faster on products as large ({limit}){launches()}"
         return Plan("steps", why, None)
-    if steps * SECONDS_PER_GPU_STEP < WORTH_COMPILING:
-        why = f"{steps:,} steps are too few to be worth compiling them{launches}"
+    if steps * saved.value < CROSSOVERS["seconds_compiling"].value:
+        why = f"{steps:,} steps are too few to be worth compiling them ({saved}){launches()}"
         return Plan("steps", why, None)
-    return Plan("one launch", "small products, many steps: launches would take the time", None)
+    why = f"small products, many steps: launches would take the time ({limit}){products}"
+    return Plan("one launch", why, None)
 
 
 def _obstacle(
@@ -176,6 +170,6 @@ def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -
 
 
 def _threads(net: MLP, flops: float) -> int:
-    """Return how many threads share a batch: waking one costs what it does in 30 us."""
+    """Return how many threads share a batch."""
     own: int | None = getattr(net.backend, "threads", None)
-    return max(1, min(own or cores(), int(flops // 2e7)))
+    return worth_waking(flops, own or cores())

@@ -1,6 +1,7 @@
-// Training on the CPU in one call: batches, passes, updates, again and again; network.hpp has the
-// equations. `update_one(p, g, s0, s1, learning_rate, decay, c0, c1)` is the optimizer's, and
-// SLOTS the number of its states.
+// Training on the CPU in one call: batches, passes, updates, again and again; forward.hpp and
+// backward.hpp have the equations. `update_one(p, g, s0, s1, learning_rate, decay, c0, c1)` is the
+// optimizer's, SLOTS the number of its states, and PENALIZES says whether the losses have the
+// penalty of the weights in them.
 //
 // Threads share each batch's rows in fixed parts, and add up what they found in a fixed order: the
 // same number of threads gives the same bits.
@@ -16,19 +17,23 @@ struct Run {
     int64_t n, first_step, steps;
     const Numbers* numbers;
     real* losses;
-    const uint64_t* seed;  // null: samples as they come
+    const uint64_t* seed;          // of orders that are drawn here; or null
+    const int64_t* const* orders;  // of the call's epochs, which are given; or null
     int threads;
 
-    Tile<L>** tiles;  // of each thread
+    Passes** tiles;   // of each thread
     double* sums;     // of C_i, by each thread
-    Copies<L>* copies;
-    int64_t* order;  // of the samples in this epoch
+    double* squares;  // of the weights, the sums of each thread's
+    Copies* copies;
+    const int64_t* order;  // of the samples in this epoch; null: as they come
+    int64_t* drawn;
     uint64_t* keys;
     int waiting, rounds;  // of the barrier
     int64_t done;
 };
 
 INLINE int threads_of(const Run& run) { return PLAIN ? 1 : run.threads; }
+INLINE int64_t batches_of(const Run& run) { return (run.n + BATCH - 1) / BATCH; }
 
 // ---- the order of the samples -------------------------------------------------------------------
 
@@ -41,8 +46,9 @@ INLINE uint64_t mixed(uint64_t key) {
 }
 
 // As shuffle.py: by their mixed keys. Those are evenly spread, so their leading bits put each
-// within a few places of where it belongs: 8 times faster than a sort that compares.
-static void shuffle(Run& run, int64_t epoch) {
+// within a few places of where it belongs: 8 times faster than a sort that compares. Not inlined:
+// that made the textbook's steps 2% slower.
+static __attribute__((noinline)) void shuffle(Run& run, int64_t epoch) {
     const uint64_t start = mixed(mixed(*run.seed) ^ STEP ^ uint64_t(epoch)) ^ STEP;
     int shift = 63;
     while (shift > 1 && int64_t(1) << (64 - shift) < run.n) --shift;
@@ -55,17 +61,22 @@ static void shuffle(Run& run, int64_t epoch) {
     for (int64_t i = 0; i < run.n; ++i) {
         const uint64_t key = mixed(i * STEP + start);
         const int64_t place = ends[key >> shift]++;
-        keys[place] = key, run.order[place] = i;
+        keys[place] = key, run.drawn[place] = i;
     }
     for (int64_t i = 1; i < run.n; ++i) {
         const uint64_t key = keys[i];
-        const int64_t sample = run.order[i];
+        const int64_t sample = run.drawn[i];
         int64_t j = i;
         for (; j > 0 && keys[j - 1] > key; --j) {
-            keys[j] = keys[j - 1], run.order[j] = run.order[j - 1];
+            keys[j] = keys[j - 1], run.drawn[j] = run.drawn[j - 1];
         }
-        keys[j] = key, run.order[j] = sample;
+        keys[j] = key, run.drawn[j] = sample;
     }
+}
+
+static void begin(Run& run, int64_t epoch) {
+    if (run.orders) run.order = run.orders[epoch - run.first_step / batches_of(run)];
+    if (run.seed) shuffle(run, epoch), run.order = run.drawn;
 }
 
 // ---- the update ---------------------------------------------------------------------------------
@@ -96,36 +107,36 @@ INLINE void apply(const Run& run, int shards, Part part, int64_t at, int from, i
     }
 }
 
-// Copies rows `from` to `to` of W, and of W into W^T, in squares: one number at a time, that took
-// a quarter of a step of 64 samples.
+// Copies rows `from` to `to` of W.
 template <int l>
 INLINE void copy_weights(const Run& run, int from, int to) {
-    constexpr int K = SIZES[l - 1], ld = stride(l);
+    constexpr int K = SIZES[l - 1];
     const real* W = run.parameters + weights_at(l);
     if constexpr (!PLAIN && l > 1)
         for (int n = from; n < to; ++n)
-            memcpy(run.copies->Copies<l>::W + n * stride(l - 1), W + n * K, K * sizeof(real));
-    if constexpr (!unpadded(l))
-        for (int n = from; n < to; n += V)
-            for (int k = 0; k < K; k += V) {
-                real* W_T = run.copies->Copies<l>::W_T + k * ld + n;
-                if (n + V <= to && k + V <= K) {
-                    transpose(W + n * K + k, K, W_T, ld);
-                } else {
-                    for (int i = n; i < to && i < n + V; ++i)
-                        for (int j = k; j < K && j < k + V; ++j)
-                            W_T[(j - k) * ld + i - n] = W[i * K + j];
-                }
-            }
+            memcpy(run.copies->Padded<l>::W + n * stride(l - 1), W + n * K, K * sizeof(real));
+    copy_transposed<l>(run.parameters, run.copies, from, to);
 }
 
-// Thread t's rows of every layer; where there are no numbers, only the copies.
+// The sum of squares of rows `from` to `to` of W. A function of its own: however its callers are
+// compiled, the bits are the same.
 template <int l>
-INLINE void update(const Run& run, Tile<L>& own, int t, int shards, const Numbers* numbers) {
+static __attribute__((noinline)) double squares_of(const real* parameters, int from, int to) {
+    constexpr int K = SIZES[l - 1];
+    const real* W = parameters + weights_at(l);
+    double sum = 0;
+    for (int n = from; n < to; ++n) sum += dot<K>(W + n * K, W + n * K);
+    return sum;
+}
+
+// Thread t's rows of every layer; where there are no numbers, only the copies. Returns the sum of
+// squares of these rows' new weights, if anybody needs it.
+template <int l>
+INLINE double update(const Run& run, Passes& own, int t, int shards, const Numbers* numbers) {
     constexpr int N = SIZES[l], K = SIZES[l - 1];
     const int parts = threads_of(run);
     const int from = border(N, t, parts, V), to = border(N, t + 1, parts, V);
-    const auto tile = [&](int i) -> Tile<l>& { return PLAIN ? own : *run.tiles[i]; };
+    const auto tile = [&](int i) -> Gradient<l>& { return PLAIN ? own : *run.tiles[i]; };
     if (numbers) {
         apply<K, stride(l - 1)>(run, shards, [&](int i) { return tile(i).dC_dW; }, weights_at(l),
                                 from, to, *numbers, numbers->weight_decay);
@@ -134,7 +145,9 @@ INLINE void update(const Run& run, Tile<L>& own, int t, int shards, const Number
                         *numbers, 0);
     }
     copy_weights<l>(run, from, to);
-    if constexpr (l < L) update<l + 1>(run, own, t, shards, numbers);
+    double squares = PENALIZES ? squares_of<l>(run.parameters, from, to) : 0;
+    if constexpr (l < L) squares += update<l + 1>(run, own, t, shards, numbers);
+    return squares;
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
@@ -154,9 +167,9 @@ static void meet(Run& run) {
 }
 
 // Brings samples to where a tile has them.
-INLINE void gather(const Run& run, Tile<L>& tile, int64_t first, int rows) {
+INLINE void gather(const Run& run, Passes& tile, int64_t first, int rows) {
     for (int r = 0; r < rows; ++r) {
-        const int64_t i = run.seed ? run.order[first + r] : first + r;
+        const int64_t i = run.order ? run.order[first + r] : first + r;
         const real *x = run.x + i * INPUTS, *y = run.y + i * OUTPUTS;
         if constexpr (PLAIN) {
             tile.x = x, tile.y = y;
@@ -168,7 +181,7 @@ INLINE void gather(const Run& run, Tile<L>& tile, int64_t first, int rows) {
 }
 
 // The gradient of some samples of a batch of `count`; returns the sum of their C_i.
-INLINE double pass(const Run& run, Tile<L>& tile, int64_t from, int64_t to, int64_t count) {
+INLINE double pass(const Run& run, Passes& tile, int64_t from, int64_t to, int64_t count) {
     const real share = real(1) / count;
     double sum = 0;
     for (int64_t i = from; i < to; i += TILE) {
@@ -181,12 +194,12 @@ INLINE double pass(const Run& run, Tile<L>& tile, int64_t from, int64_t to, int6
     return sum;
 }
 
-static void work(Run& run, Tile<L>& tile, int t) {
+static void work(Run& run, Passes& tile, int t) {
     if (!PLAIN) tile.x = tile.inputs, tile.y = tile.targets;
-    const int64_t batches = (run.n + BATCH - 1) / BATCH;
+    const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
-    update<1>(run, tile, t, 0, nullptr);
-    if (t == 0 && run.seed) shuffle(run, epoch);
+    double squares = update<1>(run, tile, t, 0, nullptr);
+    if (t == 0) begin(run, epoch);
     meet(run);
     for (int64_t step = 0; step < run.steps; ++step) {
         const int64_t start = batch * BATCH, left = run.n - start;
@@ -196,16 +209,23 @@ static void work(Run& run, Tile<L>& tile, int t) {
             const int64_t from = count * t / shards, to = count * (t + 1) / shards;
             run.sums[t] = pass(run, tile, start + from, start + to, count);
         }
+        if (PENALIZES) run.squares[t] = squares;
         meet(run);
         double sum = run.sums[0];
         for (int i = 1; i < shards; ++i) sum += run.sums[i];
-        const real C = sum / count;
+        double loss = sum / count;
+        if (PENALIZES) {
+            double all = run.squares[0];
+            for (int i = 1; i < threads_of(run); ++i) all += run.squares[i];
+            loss += run.numbers[step].weight_decay / 2 * all;
+        }
+        const real C = loss;
         if (t == 0) run.losses[step] = C, run.done = step + 1;
         if (!(entries::fabs(C) < INFINITE)) return;
-        update<1>(run, tile, t, shards, run.numbers + step);
+        squares = update<1>(run, tile, t, shards, run.numbers + step);
         if (++batch == batches) {
             batch = 0, ++epoch;
-            if (t == 0 && run.seed && step + 1 < run.steps) shuffle(run, epoch);
+            if (t == 0 && step + 1 < run.steps) begin(run, epoch);
         }
         meet(run);
     }
@@ -247,32 +267,33 @@ static void* zeros(size_t size) {
 // whose update is not made. -1: there is no memory.
 extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, const real* y,
                          int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
-                         real* losses, const uint64_t* seed, int threads) {
-    Tile<L>* tiles[MOST_THREADS] = {};
-    double sums[MOST_THREADS];
-    Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed};
-    run.tiles = tiles, run.sums = sums;
+                         real* losses, const uint64_t* seed, const int64_t* const* orders,
+                         int threads) {
+    Passes* tiles[MOST_THREADS] = {};
+    double sums[MOST_THREADS], squares[MOST_THREADS];
+    Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed, orders};
+    run.tiles = tiles, run.sums = sums, run.squares = squares;
     bool there = true;
     if (seed) {
-        run.order = static_cast<int64_t*>(zeros(n * sizeof *run.order));
+        run.drawn = static_cast<int64_t*>(zeros(n * sizeof *run.drawn));
         run.keys = static_cast<uint64_t*>(zeros((3 * n + 2) * sizeof *run.keys));
-        there = run.order && run.keys;
+        there = run.drawn && run.keys;
     }
-    if constexpr (PLAIN && sizeof(Tile<L>) < 1 << 14) {
-        Tile<L> tile;  // of which the compiler keeps what it can in registers
+    if constexpr (PLAIN && sizeof(Passes) < 1 << 14) {
+        Passes tile;  // of which the compiler keeps what it can in registers
         run.threads = 1;
         if (there) work(run, tile, 0);
     } else {
         threads = PLAIN ? 1 : threads < MOST_THREADS ? threads : MOST_THREADS;
-        run.copies = static_cast<Copies<L>*>(zeros(sizeof(Copies<L>)));
+        run.copies = static_cast<Copies*>(zeros(sizeof(Copies)));
         there = there && run.copies;
         for (int t = 0; t < threads && there; ++t)
-            there = tiles[t] = static_cast<Tile<L>*>(zeros(sizeof(Tile<L>)));
+            there = tiles[t] = static_cast<Passes*>(zeros(sizeof(Passes)));
         if (there) work_together(run, threads);
-        for (Tile<L>* tile : tiles) free(tile);
+        for (Passes* tile : tiles) free(tile);
         free(run.copies);
     }
-    free(run.order);
+    free(run.drawn);
     free(run.keys);
     return there ? run.done : -1;
 }

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS, POISSON, SQUARED_ERROR
 
@@ -84,6 +85,20 @@ def same(one, other, rtol):
 @pytest.mark.filterwarnings("ignore:Got `batch_size`")
 def test_the_model_is_that_of_scikit_learn(Estimator, y, settings):
     assert_same_model(*both(Estimator, X, y, **settings))
+
+
+class Descending(NumpyBackend):
+    """Plain gradient descent is a part of the products, as it is with MKL and on a GPU."""
+
+    def descends(self, flops):
+        return True
+
+
+@BOTH
+def test_the_model_is_the_same_where_products_update_the_weights(Estimator, y):
+    settings = {"solver": "sgd", "momentum": 0, "learning_rate": "invscaling", "alpha": 0.1}
+    theirs, _ = both(Estimator, X, y, **settings)
+    assert_same_model(theirs, Estimator(**SMALL | settings, device=Descending()).fit(X, y))
 
 
 @pytest.mark.parametrize(

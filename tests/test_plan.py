@@ -1,10 +1,14 @@
 """Which way a training runs, why, and that the ways agree."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from host.backend import emulated_backend
 
 import backprop_gpu as bp
 from backprop_gpu.compiled.compiler import compiler
+from backprop_gpu.crossovers import CROSSOVERS, Crossover
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
@@ -42,7 +46,7 @@ def test_the_reasons_for_single_steps(backend):
     if backend.device != "cpu":
         reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))
         reasons["clipping takes"] = planned(elsewhere, unusual="clipping")
-        reasons["10 steps are too few to be worth compiling them"] = planned(elsewhere, epochs=10)
+        reasons["too few to be worth compiling them (an estimate)"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():
         assert chosen.path == "steps"
         assert compiler() is None or reason in chosen.why
@@ -85,6 +89,24 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
         assert bp.train(net, *data(), epochs=2).path == "steps"
     with pytest.raises(RuntimeError, match="could not compile"):
         bp.train(net, *data(), epochs=2, path="compiled")
+
+
+def test_on_a_gpu_a_reason_says_where_its_limit_comes_from(monkeypatch):
+    net = bp.MLP([3, 4, 2], device=emulated_backend())
+    chosen = planned(net, batch_size=2)
+    assert chosen.path == "one launch"
+    assert "(an estimate)" in chosen.why
+    monkeypatch.setitem(CROSSOVERS, "warp_alone_batch", Crossover(1, "of-a-run.json"))
+    chosen = planned(net, batch_size=2)
+    assert chosen.path == "steps"
+    assert "as large (measured: of-a-run.json)" in chosen.why
+
+
+def test_every_limit_has_a_source_that_is_there():
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    for crossover in CROSSOVERS.values():
+        assert crossover.source == "estimate" or (results / crossover.source).exists()
+        assert crossover.value >= 0
 
 
 def test_the_history_says_which_way_it_went():

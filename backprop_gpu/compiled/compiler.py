@@ -22,7 +22,7 @@ from pathlib import Path
 
 
 class CompileError(RuntimeError, ValueError):
-    """The C++ compiler is missing, or refuses the training loop."""
+    """The C++ compiler is missing, or refuses the source."""
 
 
 # Values that are not finite have to be seen, and rounding has to stay where it is written: no
@@ -88,7 +88,7 @@ def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], libr
                 made.replace(library)
                 return
             message = message or done.stderr
-    raise CompileError(f"{command[0]} could not compile the training loop:\n{message[:2000]}")
+    raise CompileError(f"{command[0]} could not compile the network:\n{message[:2000]}")
 
 
 def _folder() -> Path:

@@ -40,6 +40,11 @@ def why_not(
     batch_size: int,
 ) -> str | None:
     """Return why `CompiledLoop` can't train this, in a sentence; None if it can."""
+    return why_no_library(layer_sizes, dtype) or missing_expression(activations, loss, optimizer)
+
+
+def why_no_library(layer_sizes: Sequence[int], dtype: Any) -> str | None:
+    """Return why nothing can be compiled for such layers, in a sentence; None if it can."""
     if np.dtype(dtype).name not in DTYPES:
         return f"the dtype is {dtype}, not float32 or float64"
     if compiler() is None:
@@ -48,7 +53,7 @@ def why_not(
         return f"the network has more than {MOST_LAYERS} layers"
     if weight_count(layer_sizes) > MOST_WEIGHTS:
         return f"the network has more than {MOST_WEIGHTS} weights"
-    return missing_expression(activations, loss, optimizer)
+    return None
 
 
 def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any) -> bool:
@@ -94,6 +99,8 @@ class CompiledLoop:
     threads : int
         How many share each batch. The same number gives the same bits. Batches of very few
         samples are one thread's.
+    penalizes : bool
+        Whether the losses have the penalty of the weights in them; see `Step`.
 
     Raises
     ------
@@ -112,6 +119,8 @@ class CompiledLoop:
         dtype: Any,
         batch_size: int,
         threads: int = 1,
+        *,
+        penalizes: bool = False,
     ) -> None:
         self.dtype = np.dtype(dtype)
         self.batch_size = check_count("batch_size", batch_size)
@@ -122,12 +131,11 @@ class CompiledLoop:
         self._inputs, self._outputs = layer_sizes[0], layer_sizes[-1]
         self._slots = optimizer.slots
         self._size = weight_count(layer_sizes) + sum(layer_sizes[1:])
-        library = load(
-            source(layer_sizes, activations, loss, optimizer, self.dtype.name, batch_size)
-        )
+        entries = layer_sizes, activations, loss, optimizer
+        library = load(source(*entries, self.dtype.name, batch_size, penalizes=penalizes))
         self._train = library.train
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 3, ctypes.c_int]
+        self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 4, ctypes.c_int]
         self._train.restype = integer
 
     def run(
@@ -140,7 +148,8 @@ class CompiledLoop:
         first_step: int,
         numbers: NDArray[np.float64],
         losses: Floats,
-        seed: int | None,
+        seed: int | None = None,
+        orders: Sequence[NDArray[np.int64]] | None = None,
     ) -> int:
         """Run a step for every entry of `losses`; change `parameters` and `state` in place.
 
@@ -159,8 +168,11 @@ class CompiledLoop:
             Of each step: learning rate, weight decay, and the optimizer's two corrections.
         losses : ndarray, shape (steps,)
             Gets each batch's loss before its update.
-        seed : int or None
-            Decides the order of the samples, as `shuffle.shuffled` does; None leaves it alone.
+        seed : int, optional
+            Decides the order of the samples, as `shuffle.shuffled` does. Without it, and without
+            `orders`, they are taken as they come.
+        orders : sequence of ndarray of int64, shape (n,), optional
+            The order of every epoch that the steps are in, in place of a seed.
 
         Returns
         -------
@@ -170,7 +182,7 @@ class CompiledLoop:
 
         Raises
         ------
-        DtypeError, ShapeError
+        DtypeError, ShapeError, DomainError
             Before anything is changed.
         MemoryError
         """
@@ -191,14 +203,31 @@ class CompiledLoop:
             _checked("numbers", numbers, np.dtype(np.float64), (steps, 4)),
             _checked("losses", losses, self.dtype, (steps,)),
             seed_place,
+            self._places(orders, range(first_step, first_step + steps), n),
             self.threads,
         )
         if ran < 0:
             raise MemoryError("there is too little memory for the compiled training loop")
         return ran
 
+    def _places(
+        self, orders: Sequence[NDArray[np.int64]] | None, steps: range, n: int
+    ) -> ctypes.Array[ctypes.c_void_p] | None:
+        """Return the addresses of the orders of the steps' epochs."""
+        if orders is None:
+            return None
+        batches = -(-n // self.batch_size)
+        epochs = -(-steps.stop // batches) - steps.start // batches
+        if len(orders) != epochs:
+            raise ShapeError(f"there are {len(orders)} orders; the steps are in {epochs} epochs")
+        places = [_checked("an order", order, np.dtype(np.int64), (n,)) for order in orders]
+        low, high = min(map(np.min, orders)), max(map(np.max, orders))
+        if low < 0 or high >= n:
+            raise DomainError(f"orders hold {low} to {high}; expected 0 to {n - 1}")
+        return (ctypes.c_void_p * epochs)(*places)
 
-def _checked(name: str, array: Floats, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+
+def _checked(name: str, array: NDArray[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     """Return the array's address; C++ reads what is there without asking."""
     if array.dtype != dtype or not array.flags.c_contiguous:
         raise DtypeError(f"{name} is {array.dtype}; expected {dtype}, C-contiguous")

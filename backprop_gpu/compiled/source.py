@@ -1,4 +1,4 @@
-"""The C++ source of one training loop: the kernels' files, and what is known of a network."""
+"""The C++ source for one network: the kernels' files, and what is known of it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,31 @@ REAL = {"float32": "float", "float64": "double"}
 SLOTS = 2  # of an optimizer's state that its expression can name
 MOST_THREADS = 64
 BLOCK_BATCH = 4  # with fewer samples in a batch, copies of the weights cost more than they save
+PLAIN_WIDTH = 8  # in training, layers up to it are not worth vectors
+PREDICTED = 64  # samples that are predicted at once
 
 
 def missing_expression(
     activations: Sequence[Activation], loss: Loss, optimizer: Optimizer
 ) -> str | None:
-    """Return why there is no source, in a sentence; None if there is one."""
+    """Return why there is no source for training, in a sentence; None if there is one."""
+    missing = missing_function(activations)
+    if missing is not None:
+        return missing
+    if _slope(loss, activations[-1]) is None or _term(loss, activations[-1]) is None:
+        return f"the loss {loss.name!r} has no C++ expressions"
+    if optimizer.cuda is None or optimizer.slots > SLOTS:
+        return f"the optimizer {type(optimizer).__name__} has no C++ expression"
+    return None
+
+
+def missing_function(activations: Sequence[Activation]) -> str | None:
+    """Return why there is no source for predictions, in a sentence; None if there is one."""
     for g in activations:
         if g.cuda_rows == "softmax":
             continue
         if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
             return f"the activation {g.name!r} has no C++ expressions"
-    if _slope(loss, activations[-1]) is None or _term(loss, activations[-1]) is None:
-        return f"the loss {loss.name!r} has no C++ expressions"
-    if optimizer.cuda is None or optimizer.slots > SLOTS:
-        return f"the optimizer {type(optimizer).__name__} has no C++ expression"
     return None
 
 
@@ -44,37 +54,66 @@ def source(
     optimizer: Optimizer,
     dtype: str,
     batch_size: int,
+    *,
+    penalizes: bool = False,
 ) -> str:
     """Return one complete translation unit, of which `train` is called."""
-    numbers = ", ".join(map(str, layer_sizes))
+    entries = (
+        f"constexpr int SLOTS = {optimizer.slots};",
+        f"constexpr bool PENALIZES = {_bool(penalizes)};",
+        entries_source(activations, loss),
+        f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
+    )
+    files = ("forward.hpp", "backward.hpp", "train.cpp")
+    plain = batch_size < BLOCK_BATCH or max(layer_sizes) <= PLAIN_WIDTH
+    return _unit(layer_sizes, dtype, batch_size, plain, "\n".join(entries), files)
+
+
+def prediction_source(
+    layer_sizes: Sequence[int], activations: Sequence[Activation], dtype: str
+) -> str:
+    """Return one complete translation unit, of which `freeze` and `predict` are called."""
+    entries = _activations(activations, [False] * len(activations))
+    return _unit(layer_sizes, dtype, PREDICTED, False, entries, ("forward.hpp", "predict.cpp"))
+
+
+def _unit(
+    layer_sizes: Sequence[int],
+    dtype: str,
+    batch_size: int,
+    plain: bool,
+    entries: str,
+    files: Sequence[str],
+) -> str:
+    L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
     return "\n".join(
         (
             f"typedef {REAL[dtype]} real;",
             f"static constexpr real ERFC[] = {{{', '.join(map(repr, ERFC))}}};",
             _read("elementary.hpp"),
-            f"constexpr int L = {len(activations)}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
-            f"constexpr int SLOTS = {optimizer.slots}, MOST_THREADS = {MOST_THREADS};",
-            f"constexpr int BLOCK_BATCH = {BLOCK_BATCH};",
-            "namespace entries {",
-            entries_source(activations, loss),
-            f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
-            "}",
+            f"constexpr int L = {L}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
+            f"constexpr int MOST_THREADS = {MOST_THREADS};",
+            f"constexpr bool PLAIN = {_bool(plain)};",
+            f"namespace entries {{\n{entries}\n}}",
             "using namespace entries;",
-            _read("product.hpp"),
-            _read("network.hpp"),
-            _read("train.cpp"),
+            *map(_read, ("product.hpp", *files)),
         )
     )
 
 
 def entries_source(activations: Sequence[Activation], loss: Loss) -> str:
     """Return `Activation<l>`, for layers 1 to L, and `Loss`: structs of the entries' functions."""
-    L, canonical = len(activations), loss.is_canonical_for(activations[-1])
-    layers = (_activation(l, g, canonical and l == L) for l, g in enumerate(activations, start=1))
-    return "\n".join(("template <int l> struct Activation;", *layers, _loss(loss, activations[-1])))
+    keeps_z = [g.derivative_from == "z" for g in activations]
+    keeps_z[-1] |= loss.is_canonical_for(activations[-1])
+    return f"{_activations(activations, keeps_z)}\n{_loss(loss, activations[-1])}"
 
 
-def _activation(l: int, g: Activation, is_canonical: bool) -> str:
+def _activations(activations: Sequence[Activation], keeps_z: Sequence[bool]) -> str:
+    layers = map(_activation, range(1, len(activations) + 1), activations, keeps_z)
+    return "\n".join(("template <int l> struct Activation;", *layers))
+
+
+def _activation(l: int, g: Activation, keeps_z: bool) -> str:
     softmax = g.cuda_rows == "softmax"
     functions = (
         ""
@@ -84,8 +123,8 @@ def _activation(l: int, g: Activation, is_canonical: bool) -> str:
     )
     return (
         f"template <> struct Activation<{l}> {{"
-        f" static constexpr bool softmax = {_bool(softmax)},"
-        f" keeps_z = {_bool(g.derivative_from == 'z' or is_canonical)};{functions} }};"
+        f" static constexpr bool softmax = {_bool(softmax)}, keeps_z = {_bool(keeps_z)};"
+        f"{functions} }};"
     )
 
 

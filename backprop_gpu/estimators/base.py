@@ -31,6 +31,7 @@ from backprop_gpu.estimators.stochastic import fit_stochastic
 from backprop_gpu.history import Epoch
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
+from backprop_gpu.planning import PathName
 
 # What scikit-learn calls an activation, where the core has another name.
 CORE_NAMES = {"logistic": "sigmoid"}
@@ -71,6 +72,7 @@ class BaseMLP(FittedNetwork):
     dtype: Any = None
     leak: float = 0.01
     precision: Precision = "float32"
+    path: PathName = "auto"
     callbacks: Sequence[Callable[[Epoch], bool | None]] = ()
     checkpoint: Any = None
     checkpoint_every: int = 1
@@ -85,6 +87,7 @@ class BaseMLP(FittedNetwork):
         "dtype": "no_validation",
         "leak": [Real],
         "precision": [StrOptions({"float32", "tf32", "bf16"})],
+        "path": [StrOptions({"auto", "steps", "compiled"})],
         "callbacks": [list, tuple],
         "checkpoint": [None, str, os.PathLike],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
@@ -157,6 +160,10 @@ class BaseMLP(FittedNetwork):
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.checkpoint is not None and self.solver == "lbfgs":
             raise DomainError("checkpoint= is for the solvers 'sgd' and 'adam', not for 'lbfgs'")
+        if self.path == "compiled" and self.solver == "lbfgs":
+            raise DomainError(
+                "path='compiled' is for the solvers 'sgd' and 'adam', not for 'lbfgs'"
+            )
         if self.resume and self.checkpoint is None:
             raise DomainError("resume=True needs checkpoint=, the folder to go on from")
         if not all(map(callable, self.callbacks)):

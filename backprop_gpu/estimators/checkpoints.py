@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from backprop_gpu.estimators.stochastic import Training
 
 # What may be another when a fit goes on.
-FREE = {"max_iter", "verbose", "device", "callbacks", "checkpoint", "checkpoint_every", "resume"}
+FREE = {"max_iter", "verbose", "device", "path", "callbacks"}
+FREE |= {"checkpoint", "checkpoint_every", "resume"}
 KEPT = 3  # of the newest
 
 
@@ -73,7 +74,8 @@ class FitCheckpoints:
             "stopped": stopped,
         }
         self._stopped = stopped
-        self._folder.write(estimator.n_iter_, net, self._identity, notes, arrays)
+        identity = self._identity | {"path": estimator.path_}
+        self._folder.write(estimator.n_iter_, net, identity, notes, arrays)
 
     def _take(self, saved: SavedNetwork) -> None:
         training, estimator = self._training, self._training.estimator

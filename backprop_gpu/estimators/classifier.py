@@ -40,7 +40,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     loss : {"log_loss"} or Loss, or a name of a core loss
     class_weight : dict, list of dict or "balanced", optional
         How much the samples of each class count; "balanced": all classes the same together.
-    device, dtype, activation, leak, precision, callbacks, checkpoint, checkpoint_every, resume
+    device, dtype, activation, leak, precision, path, callbacks
+    checkpoint, checkpoint_every, resume
         As in `MLPRegressor`.
 
     Attributes

@@ -34,6 +34,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
 
     device: str | Backend
     precision: Precision
+    path_: str
     _net: MLP | None = None
     _unpickled: MLP | None = None
     _best: Array = None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import Batches
+from backprop_gpu.batches import ArrayBatches, Batches
+from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled_steps import CompiledSteps
+from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import Gradients, Trace
-from backprop_gpu.optimizers import SGD, Adam
+from backprop_gpu.optimizers import SGD, Adam, write_factors
+from backprop_gpu.planning import PathName, plan
 from backprop_gpu.steps import Steps
 
 if TYPE_CHECKING:
@@ -44,15 +48,27 @@ class Learner:
     loss : Loss
         Of the targets that the batches have: with a column of weights, or without.
     batches : Batches
+    epochs : int
+        For how many the steps are planned.
+    path : {"auto", "steps", "compiled"}, optional
+        Default: the estimator's.
     """
 
-    def __init__(self, estimator: BaseMLP, net: MLP, loss: Loss, batches: Batches) -> None:
+    def __init__(
+        self,
+        estimator: BaseMLP,
+        net: MLP,
+        loss: Loss,
+        batches: Batches,
+        epochs: int = 1,
+        path: PathName | None = None,
+    ) -> None:
         if estimator._optimizer is None:
             estimator._optimizer = Progress(float(estimator.learning_rate_init))
         self.estimator, self.net, self.progress = estimator, net, estimator._optimizer
-        self._squares: list[Any] = []
-        note = self._note_squares if estimator.alpha else None
-        self._steps = Steps(net, batches, loss, _optimizer(estimator), note)
+        self._optimizer = _optimizer(estimator)
+        self._steps = self._new_steps(batches, loss, epochs, path or estimator.path)
+        estimator.path_ = "compiled" if isinstance(self._steps, CompiledSteps) else "steps"
         for slot, kept in zip(self._steps.state, self.progress.state, strict=False):
             if slot.shape == kept.shape:
                 slot[...] = net.backend.asarray(kept, net.dtype)
@@ -74,16 +90,12 @@ class Learner:
         numbers = np.ones((len(steps), 4))
         numbers[:, 0] = self._step_sizes(rates)
         numbers[:, 1] = self.estimator.alpha / sums
+        write_factors(self._optimizer, numbers)
         run, _ = self._steps.run(steps, numbers)
         self.progress.steps += len(steps)
 
         losses = np.full(len(steps), np.nan)
         losses[: len(run)] = run
-        if self._squares:  # the penalty, of the same weights as the loss
-            backend = self.net.backend
-            squares = backend.to_numpy(backend.xp.stack(self._squares))
-            losses[: len(squares)] += numbers[: len(squares), 1] / 2 * squares
-            self._squares.clear()
         return losses
 
     def pass_over(self, samples: int) -> float:
@@ -95,6 +107,30 @@ class Learner:
             self.progress.learning_rate = estimator.learning_rate_init / decay
         return rate
 
+    def _new_steps(
+        self, batches: Batches, loss: Loss, epochs: int, path: PathName
+    ) -> Steps | CompiledSteps:
+        net, optimizer, penalizes = self.net, self._optimizer, bool(self.estimator.alpha)
+        chosen = plan(
+            net,
+            samples=batches.batch_size * (batches.per_epoch or 1),
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batches.batch_size,
+            path=path,
+            unusual=_unusual(net, batches),
+        )
+        if chosen.path == "compiled" and isinstance(batches, ArrayBatches):
+            try:
+                given = net, batches, loss, optimizer, None, chosen.threads or 1
+                return CompiledSteps(*given, penalizes=penalizes)
+            except CompileError as error:
+                if path == "compiled":
+                    raise
+                warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=7)
+        return Steps(net, batches, loss, optimizer, penalizes=penalizes)
+
     def _step_sizes(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the steps' learning rates: Adam's with both bias corrections in them."""
         estimator = self.estimator
@@ -103,14 +139,20 @@ class Learner:
         t = self.progress.steps + 1 + np.arange(len(rates))
         return np.asarray(rates * np.sqrt(1 - estimator.beta_2**t) / (1 - estimator.beta_1**t))
 
-    def _note_squares(self, trace: Trace, gradients: Gradients) -> None:
-        weights = self.net.parameters[: self.net.weight_count]
-        self._squares.append(weights.dot(weights))
-
 
 def size_of_batches(batch_size: int | str, n: int) -> int:
     """Return the samples in a batch of n samples altogether."""
     return min(200, n) if isinstance(batch_size, str) else min(batch_size, n)  # or "auto"
+
+
+def _unusual(net: MLP, batches: Batches) -> str | None:
+    """Return what only single steps can do, in words."""
+    if net.device != "cpu":
+        return "scikit-learn's order of the samples"
+    if isinstance(batches, ArrayBatches):
+        return None
+    kinds = {SparseBatches: "a sparse matrix", WeightedBatches: "weighting samples"}
+    return kinds.get(type(batches), "streaming")
 
 
 def _optimizer(estimator: BaseMLP) -> SGD | Adam:

@@ -14,7 +14,8 @@ from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.losses import Loss
 
 _EPSILON = "(sizeof(real) == 4 ? real(1.1920928955078125e-07) : real(2.220446049250313e-16))"
-_CLIPPED = f"fmin(fmax(a, {_EPSILON}), real(1) - {_EPSILON})"
+_MOST = f"(real(1) - {_EPSILON})"
+_CLIPPED = f"(a < {_EPSILON} ? {_EPSILON} : a > {_MOST} ? {_MOST} : a)"  # NaN stays NaN
 
 
 def _half_squared_errors(xp: ArrayModule, a: Array, y: Array) -> Array:

@@ -18,12 +18,17 @@ from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
+from backprop_gpu.resuming import path_of_newest
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
 
 # Epochs that are run without a look at them, at most; Ctrl-C takes effect after so many.
 CHUNK = 16
+
+# Epochs that steps are planned for, at most: of 14 fits 5 stopped after 25 to 51, and the average,
+# counting no more than the 200 of the default `max_iter`, was 137.
+PLANNED = 140
 
 
 def fit_stochastic(
@@ -41,13 +46,13 @@ def fit_stochastic(
     notes, held_out = Notes(estimator, net), None
     if estimator.early_stopping:
         samples, held_out = _split(estimator, samples, net, rng)
-    training = Training(estimator, net, loss, samples, rng, held_out, notes)
+    training = Training(estimator, net, loss, samples, rng, held_out, notes, incremental)
     flops = 6.0 * training.batch_size * net.weight_count
     with net.backend.computing(flops):
         try:
             if estimator.checkpoint is not None and not incremental:
                 training.checkpoints = FitCheckpoints(training, rng)
-            training.run(1 if incremental else estimator.max_iter, incremental=incremental)
+            training.run()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         if held_out is not None:
@@ -87,9 +92,11 @@ class Training:
         rng: np.random.RandomState,
         held_out: Samples | None,
         notes: Notes,
+        incremental: bool,
     ) -> None:
         self.estimator, self.samples, self.rng = estimator, samples, rng
-        self.held_out, self.notes = held_out, notes
+        self.held_out, self.notes, self.incremental = held_out, notes, incremental
+        self.max_iter: int = 1 if incremental else estimator.max_iter
         self.batch_size = size_of_batches(estimator.batch_size, len(samples))
         if estimator.batch_size not in ("auto", self.batch_size):
             warnings.warn(
@@ -104,12 +111,15 @@ class Training:
         starts = np.arange(0, len(samples), self.batch_size)
         self.shares = np.diff(starts, append=len(samples)) / len(samples)
         entry = loss if samples.weights is None else weighted(loss)
-        self.learner = Learner(estimator, net, entry, batches)
+        path = estimator.path
+        if path == "auto" and estimator.resume and not incremental and net.device == "cpu":
+            path = path_of_newest(estimator.checkpoint) or path
+        self.learner = Learner(estimator, net, entry, batches, min(self.max_iter, PLANNED), path)
         self.checkpoints: FitCheckpoints | None = None
 
-    def run(self, max_iter: int, *, incremental: bool) -> None:
+    def run(self) -> None:
         """Train until the rule says stop, or for `max_iter` epochs."""
-        estimator, notes = self.estimator, self.notes
+        estimator, notes, max_iter = self.estimator, self.notes, self.max_iter
         if self.checkpoints is not None and self.checkpoints.restore():
             return
         while estimator.n_iter_ < max_iter:
@@ -123,9 +133,9 @@ class Training:
                     raise ValueError(NON_FINITE)
                 return
             stopped = notes.have_stalled(self.learner.progress) or any(stops)
-            if self.checkpoints is not None and self._is_due(stopped, max_iter):
+            if self.checkpoints is not None and self._is_due(stopped):
                 self.checkpoints.write(stopped=stopped)
-            if stopped or incremental:
+            if stopped or self.incremental:
                 return
         warnings.warn(
             f"Stochastic Optimizer: Maximum iterations ({max_iter}) reached and the optimization "
@@ -147,11 +157,11 @@ class Training:
             left = min(left, self.checkpoints.every - estimator.n_iter_ % self.checkpoints.every)
         return int(max(1, min(left, CHUNK)))
 
-    def _is_due(self, stopped: bool, max_iter: int) -> bool:
+    def _is_due(self, stopped: bool) -> bool:
         """Return whether it is time for a checkpoint."""
         assert self.checkpoints is not None
         done: int = self.estimator.n_iter_
-        return stopped or done == max_iter or done % self.checkpoints.every == 0
+        return stopped or done == self.max_iter or done % self.checkpoints.every == 0
 
     def _learn(self, epochs: range) -> tuple[list[float], list[float]]:
         """Run some epochs; return their learning rates, and losses up to one not finite."""

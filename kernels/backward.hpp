@@ -1,0 +1,115 @@
+// The way back from a tile's output, after forward.hpp:
+//
+//     1.   dC/da[L]                            from the loss
+//     2.   delta[l] = dC/dz[l] = dC/da[l] * g'[l](z[l])
+//     3.   dC/dW[l] = delta[l]^T a[l-1]        dC/db[l] = sum of delta[l] over samples
+//     4.   dC/da[l-1] = delta[l] W[l]
+//
+// backprop_gpu.compiled writes `Activation<l>::g_prime(z, a)`, and `Loss` with canonical, of_rows,
+// term(z, a, y, m) and slope(z, a, y, m).
+
+// What it leaves, and the gradient of the tiles so far.
+template <int l>
+struct Gradient : Gradient<l - 1> {
+    alignas(64) real delta[TILE * stride(l)];  // dC/da at first
+    alignas(64) real dC_dW[round_up(SIZES[l], unpadded(l) ? 1 : ROWS) * stride(l - 1)];
+    alignas(64) real dC_db[stride(l)];
+};
+template <>
+struct Gradient<0> {
+    const real* y;
+    alignas(64) real targets[PLAIN ? 1 : TILE * stride(L)];
+    alignas(64) real terms[TILE * stride(L)];
+    alignas(64) real zeros[PLAIN ? 1 : round_up(widest(), V)];
+};
+struct Passes : Tile<L>, Gradient<L> {};
+
+// W with padded rows.
+template <int l>
+struct Padded : Padded<l - 1> {
+    alignas(64) real W[PLAIN || l == 1 ? 1 : SIZES[l] * stride(l - 1)];
+};
+template <>
+struct Padded<0> {};
+struct Copies : Transposed<L>, Padded<L> {};
+
+// delta_j = a_j (dC/da_j - sum_k a_k dC/da_k)
+template <int size>
+INLINE void softmax_delta(real* delta, const real* a) {
+    const real mean = dot<size>(a, delta);
+    for (int j = 0; j < size; ++j) delta[j] = a[j] * (delta[j] - mean);
+}
+
+// sum_j y_j (log sum_k e^(z_k) - z_j), its terms
+template <int size>
+INLINE void softmax_cross_entropy(const real* z, const real* y, real* terms) {
+    const real top = largest<size>(z);
+    const real log_sum = entries::log(exponentials<size>(z, top, terms));
+    for (int j = 0; j < size; ++j) terms[j] = y[j] > 0 ? y[j] * (log_sum - (z[j] - top)) : real(0);
+}
+
+// Equations 1 and 2 for the last layer, times `share`, 1/n: C is an average. Returns sum_i C_i.
+INLINE double output(Passes& tile, int rows, real share) {
+    typedef Activation<L> g;
+    const real *a = tile.Tile<L>::a, *z = g::keeps_z ? tile.Tile<L>::z : a, *y = tile.y;
+    real *delta = tile.Gradient<L>::delta, *terms = tile.terms;
+
+    each<L>(rows, [=](int i) {
+        if constexpr (!Loss::of_rows) terms[i] = Loss::term(z[i], a[i], y[i], OUTPUTS);
+        delta[i] = Loss::slope(z[i], a[i], y[i], OUTPUTS) * share;
+    });
+    for (int r = 0, i = 0; r < rows; ++r, i += stride(L)) {
+        if constexpr (Loss::of_rows) softmax_cross_entropy<OUTPUTS>(z + i, y + i, terms + i);
+        if constexpr (g::softmax && !Loss::canonical) softmax_delta<OUTPUTS>(delta + i, a + i);
+    }
+    double sum = 0;
+    for (int r = 0; r < rows; ++r) {
+        real C_i = 0;
+        for (int n = 0; n < OUTPUTS; ++n) C_i += terms[r * stride(L) + n];
+        sum += C_i;
+    }
+    return sum;
+}
+
+// Equations 2 to 4 from layer l down. The gradient of the first tile takes the place of what was.
+template <int l>
+INLINE void backward(const real* parameters, const Copies* copies, Passes& tile, int rows,
+                     bool first) {
+    typedef Activation<l> g;
+    constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l), ld_before = stride(l - 1);
+    const real *a_before = input_of<l>(tile), *a = tile.Tile<l>::a;
+    const real* z = g::keeps_z ? tile.Tile<l>::z : a;
+    real *delta = tile.Gradient<l>::delta, *dC_dW = tile.Gradient<l>::dC_dW, *dC_db = tile.Gradient<l>::dC_db;
+
+    if constexpr (l < L && !g::softmax)
+        each<l>(rows, [=](int i) { delta[i] *= g::g_prime(z[i], a[i]); });  // 2
+    if constexpr (l < L && g::softmax)
+        for (int r = 0; r < rows; ++r) softmax_delta<N>(delta + r * ld, a + r * ld);
+
+    for (int n = 0; n < N; ++n) dC_db[n] = first ? delta[n] : dC_db[n] + delta[n];  // 3
+    for (int r = 1; r < rows; ++r)
+        for (int n = 0; n < N; ++n) dC_db[n] += delta[r * ld + n];
+    if constexpr (PLAIN) {
+        for (int n = 0; n < N; ++n)
+            for (int k = 0; k < K; ++k)
+                dC_dW[n * K + k] = (first ? 0 : dC_dW[n * K + k]) + delta[n] * a_before[k];
+    } else {
+        product<unpadded(l) ? N : ROWS, VECTORS>(
+            N, width(l - 1), delta, {1, ld}, a_before, ld_before, rows, first ? tile.zeros : dC_dW,
+            first ? 0 : ld_before, dC_dW, ld_before);
+    }
+
+    if constexpr (l > 1) {
+        real* dC_da = tile.Gradient<l - 1>::delta;  // 4
+        if constexpr (PLAIN) {
+            const real* W = parameters + weights_at(l);
+            for (int k = 0; k < K; ++k) dC_da[k] = delta[0] * W[k];
+            for (int n = 1; n < N; ++n)
+                for (int k = 0; k < K; ++k) dC_da[k] += delta[n] * W[n * K + k];
+        } else {
+            product<ROWS, VECTORS>(rows, width(l - 1), delta, {ld, 1}, copies->Padded<l>::W,
+                                   ld_before, N, tile.zeros, 0, dC_da, ld_before);
+        }
+        backward<l - 1>(parameters, copies, tile, rows, first);
+    }
+}

@@ -1,0 +1,166 @@
+"""The compiled loop with orders that are given, and with the penalty of the weights."""
+
+import os
+
+import numpy as np
+import pytest
+
+import backprop_gpu as bp
+from backprop_gpu import compiled_steps
+from backprop_gpu.batches import ArrayBatches
+from backprop_gpu.compiled import CompiledLoop, compiler
+from backprop_gpu.compiled_steps import CompiledSteps
+from backprop_gpu.losses import find_loss
+from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.shuffle import shuffled
+from backprop_gpu.steps import Steps
+
+pytestmark = pytest.mark.skipif(
+    compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
+)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+SIZES = {"plain": (3, 6, 2), "padded": (9, 37, 20, 3)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
+        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("orders", numbered=False)))
+        yield
+
+
+class Training:
+    """26 samples in batches of 8, in orders of no seed; the last 2 are fewer than threads."""
+
+    def __init__(self, sizes, optimizer=None, *, dtype="float64", batch_size=8, penalizes=True):
+        self.net = bp.MLP(sizes, ["tanh"] * (len(sizes) - 1), device="cpu", dtype=dtype, seed=3)
+        self.optimizer = optimizer or bp.Adam(0.01, weight_decay=0.2)
+        self.penalizes = penalizes
+        random = np.random.default_rng(4)
+        x = random.normal(size=(26, sizes[0])).astype(dtype)
+        y = random.uniform(size=(26, sizes[-1])).astype(dtype)
+        orders = [random.permutation(26) for _ in range(6)]
+        self.batches = ArrayBatches(x, y, batch_size, orders.__getitem__, self.net.backend)
+
+    def run(self, steps, *ranges):
+        """Return all losses, the parameters and the optimizer's state after some ranges."""
+        losses = []
+        for part in ranges:
+            epochs = np.array(part) / self.batches.per_epoch
+            losses.append(steps.run(part, numbers_of(self.optimizer, part, epochs))[0])
+        return np.concatenate(losses), self.net.parameters.copy(), *steps.state
+
+    def by_numpy(self, *ranges):
+        given = self.net, self.batches, find_loss("mse"), self.optimizer
+        return self.run(Steps(*given, penalizes=self.penalizes), *ranges)
+
+    def by_loop(self, *ranges, threads=1):
+        given = self.net, self.batches, find_loss("mse"), self.optimizer, None, threads
+        return self.run(CompiledSteps(*given, penalizes=self.penalizes), *ranges)
+
+
+def assert_close(ones, others, tolerance):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_allclose(one, other, tolerance, tolerance * abs(other).max())
+
+
+def assert_equal(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_steps_are_numpys(dtype, sizes, threads):
+    """From the middle of an epoch to the middle of another."""
+    steps = range(2, 21)
+    expected = Training(SIZES[sizes], dtype=dtype).by_numpy(steps)
+    found = Training(SIZES[sizes], dtype=dtype).by_loop(steps, threads=threads)
+    assert_close(found, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    "optimizer", [bp.SGD(0.1, weight_decay=3.0), bp.SGD(0.1, 0.9, True, 0.5)], ids=str
+)
+@pytest.mark.parametrize("batch_size", [1, 26])
+def test_optimizers_and_batches(batch_size, optimizer):
+    expected = Training((4, 12, 2), optimizer, batch_size=batch_size).by_numpy(range(6))
+    found = Training((4, 12, 2), optimizer, batch_size=batch_size).by_loop(range(6))
+    assert_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_penalty_is_in_the_loss_and_changes_no_step(sizes):
+    with_penalty, without = (Training(SIZES[sizes], penalizes=p) for p in (True, False))
+    penalty = 0.2 / 2 * sum((W**2).sum() for W in without.net.weights)
+    losses, *rest = with_penalty.by_loop(range(9))
+    bare, *bare_rest = without.by_loop(range(9))
+    assert losses[0] == pytest.approx(bare[0] + penalty, rel=1e-14)
+    assert_equal(rest, bare_rest)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_bits_depend_neither_on_the_run_nor_on_its_parts(threads, monkeypatch):
+    whole = Training(SIZES["padded"]).by_loop(range(24), threads=threads)
+    again = Training(SIZES["padded"]).by_loop(range(24), threads=threads)
+    assert_equal(again, whole)
+    parts = range(3), range(3, 4), range(4, 24)
+    assert_equal(Training(SIZES["padded"]).by_loop(*parts, threads=threads), whole)
+    monkeypatch.setattr(compiled_steps, "MOST_FLOPS", 3.5e5)  # six steps in a call
+    assert_equal(Training(SIZES["padded"]).by_loop(range(24), threads=threads), whole)
+
+
+def test_no_step_follows_a_loss_that_is_not_finite(monkeypatch):
+    """Not even where that ends a call."""
+    monkeypatch.setattr(compiled_steps, "MOST_FLOPS", 1)
+    training = Training((3, 6, 2))
+    training.batches.x[training.batches.orders(range(1))[0][9]] = np.nan  # in the second batch
+    losses, parameters, *_ = training.by_loop(range(8))
+    assert np.isfinite(losses).tolist() == [True, False]
+    assert np.isfinite(parameters).all()
+
+
+def test_weights_that_are_too_large_for_the_penalty_end_the_run():
+    training = Training((3, 6, 2), bp.SGD(0.1, weight_decay=0.1))
+    training.net.weights[0][0, 0] = 1e200
+    before = training.net.parameters.copy()
+    losses, parameters = training.by_loop(range(4))
+    assert losses.tolist() == [np.inf]
+    np.testing.assert_array_equal(parameters, before)
+
+
+class TestOrders:
+    """Given to the loop itself."""
+
+    x, y = np.random.default_rng(0).normal(size=(2, 10, 2))
+
+    def run(self, first_step=0, steps=9, **order):
+        net, optimizer = bp.MLP([2, 2], ["tanh"], device="cpu", dtype="float64", seed=0), bp.SGD()
+        loop = CompiledLoop([2, 2], net.activations, find_loss("mse"), optimizer, net.dtype, 4)
+        steps = range(first_step, first_step + steps)
+        numbers = numbers_of(optimizer, steps, np.zeros(len(steps)))
+        losses = np.empty(len(steps))
+        given = {"first_step": first_step, "numbers": numbers, "losses": losses} | order
+        loop.run(net.parameters, [], self.x, self.y, **given)
+        return losses, net.parameters
+
+    def test_those_of_a_seed_give_its_bits(self):
+        orders = [shuffled(10, epoch, 7, np) for epoch in range(1, 5)]
+        assert_equal(self.run(5, orders=orders), self.run(5, seed=7))
+
+    def test_without_any_samples_are_taken_as_they_come(self):
+        assert_equal(self.run(), self.run(orders=[np.arange(10)] * 3))
+
+    def test_are_checked(self):
+        good = np.arange(10)
+        with pytest.raises(bp.ShapeError, match="2 orders; the steps are in 3 epochs"):
+            self.run(orders=[good] * 2)
+        with pytest.raises(bp.ShapeError, match="shape"):
+            self.run(orders=[good, good, good[1:]])
+        with pytest.raises(bp.DtypeError, match="int32"):
+            self.run(orders=[good, good, good.astype(np.int32)])
+        for wrong in (10, -1):
+            with pytest.raises(bp.DomainError, match=rf"{wrong}.*expected 0 to 9"):
+                self.run(orders=[good, good, np.where(good == 3, wrong, good)])
