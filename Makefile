@@ -70,8 +70,9 @@ clean:  ## Remove what was built; .venv stays
 	$(if $(CUDA),-$(INSTALL) '.[$(CUDA)]')
 	@touch $@
 
-.venv/.peers: .venv/.dev
-	$(INSTALL) '.[peers]'
+# With versions of their own: PyTorch may bring a CUDA toolkit that is not CuPy's.
+.venv/.peers: .venv/.dev constraints-peers.txt
+	$(PIP) install --constraint constraints-peers.txt --editable '.[peers]'
 	@touch $@
 
 # Debian packages venv apart from Python.

@@ -90,14 +90,18 @@ def test_wheel_works_away_from_the_repository(dist, tmp_path):
     assert all(Path(name).is_relative_to(here) for name in used)
 
 
-def test_constraints_are_plain_pins():
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
+CONSTRAINTS = ("constraints.txt", "constraints-peers.txt")
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints_are_plain_pins(name):
+    pins = (ROOT / name).read_text().splitlines()
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.+]+( ; .+)?", pin)] == []
     assert [pin for pin in pins if "://" in pin or "@" in pin] == []
 
 
 def test_constraints_pin_every_dependency():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = [line for name in CONSTRAINTS for line in (ROOT / name).read_text().splitlines()]
     pins = {canonicalize_name(pin.name): pin.specifier for pin in map(Requirement, lines)}
     extras = [need for needs in PROJECT["optional-dependencies"].values() for need in needs]
     for need in map(Requirement, PROJECT["dependencies"] + extras):
