@@ -25,6 +25,7 @@ from backprop_gpu.optimizers import Optimizer, numbers_of
 from backprop_gpu.steps import Safe, SafePoint
 
 CHUNK_SECONDS = 0.1
+MOST_DOUBLED = 4  # times, from one chunk to the next
 
 
 class Path(Protocol):
@@ -89,8 +90,9 @@ class Run:
             before = time.perf_counter()
             self._advance(steps, epochs)
             yield
-            if time.perf_counter() - before < CHUNK_SECONDS and 2 * len(steps) > size:
-                size *= 2
+            times_shorter = CHUNK_SECONDS / (time.perf_counter() - before)
+            if times_shorter > 1 and 2 * len(steps) > size:
+                size *= 2 ** min(MOST_DOUBLED, math.ceil(math.log2(times_shorter)))
 
     def check_last_update(self) -> None:
         """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
