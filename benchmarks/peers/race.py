@@ -31,7 +31,8 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # of an array's root mean square
 # by its sample's share: among 16 million, some do. What is wrong is wrong in more entries.
 AGREEING = 0.99
 BLOCK_SECONDS = 0.03
-LONG = 10  # seconds for a block of each: a few of them have to do
+LONG, LONG_BLOCKS = 10, 3  # seconds for a block of each, from which on a few have to do
+LONG_CALLS = 3  # in such a block, if starting them is not to count for much
 
 IDLE_SECONDS, IDLE_FRACTION = 0.02, 0.05
 
@@ -129,16 +130,18 @@ def in_turn(calls: Mapping[str, Repeat], seconds: float, least: int = 1) -> dict
     seconds : float
         About how long to time each.
     least : int
-        Calls in a block, unless they take more than a second each.
+        Calls in a block; LONG_CALLS, if they take more than a second each.
     """
     blocks = {}
     for name, repeat in calls.items():
         settle()
-        blocks[name] = Block(repeat, BLOCK_SECONDS, lambda: None, least)
+        blocks[name] = block = Block(repeat, BLOCK_SECONDS, lambda: None, least)
+        if block.calls < least:  # they are so long that it left it at one
+            block.calls, block.estimate = LONG_CALLS, LONG_CALLS * block.estimate
     once = sum(block.estimate for block in blocks.values())
     times: dict[str, list[float]] = {name: [] for name in blocks}
     busy = dict.fromkeys(blocks, 0.0)
-    least_blocks = LEAST_BLOCKS if once < LONG else 2
+    least_blocks = LEAST_BLOCKS if once < LONG else LONG_BLOCKS
     for _ in range(max(least_blocks, int(seconds * len(blocks) / once))):
         for name, block in blocks.items():
             settle()
