@@ -10,6 +10,7 @@ import pytest
 from host.backend import emulated_backend
 from host.launcher import unavailable_reason
 
+from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend
 
 
@@ -34,6 +35,14 @@ BACKENDS = {
     "emulated": (emulated, ()),
     "gpu": (gpu, pytest.mark.gpu),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_mkl():
+    """Let device="cpu" multiply by NumPy, also where MKL is installed; MKL's tests ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "open_mkl", lambda: None)
+        yield
 
 
 @pytest.fixture(params=[pytest.param(name, marks=marks) for name, (_, marks) in BACKENDS.items()])

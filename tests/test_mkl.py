@@ -13,6 +13,7 @@ from host.device import stand_in_library
 from host.launcher import unavailable_reason
 
 import backprop_gpu as bp
+from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend, choose_backend, mkl, numpy_backend
 
 pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
@@ -169,6 +170,7 @@ def installed(monkeypatch):
             )
 
         monkeypatch.setattr(metadata, "distribution", distribution)
+        monkeypatch.setattr(backends, "open_mkl", mkl.open_mkl)
         mkl.open_mkl.cache_clear()
         return mkl.open_mkl()
 
