@@ -3,6 +3,7 @@
 A backend that is missing here skips its tests, and pytest's summary says why.
 """
 
+import signal
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,12 @@ from host.launcher import unavailable_reason
 
 from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend
+
+
+def pytest_configure():
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would what tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gpu():
