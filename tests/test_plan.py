@@ -176,7 +176,8 @@ def test_the_number_of_threads_is_one_setting(threads):
     net = bp.MLP([1000, 1000, 10], device="cpu", threads=threads)
     with net.backend.computing(1e12):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
-        assert max(pool["num_threads"] for pool in blas) <= threads
+        pools = [pool for pool in blas if "numpy" in pool["filepath"]]  # others have their own
+        assert [pool for pool in pools if pool["num_threads"] > threads] == []
     assert planned(bp.MLP([200, 200, 10], device="cpu", threads=threads)).threads <= threads
     assert net.copy().backend.threads == threads
 
