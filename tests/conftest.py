@@ -3,6 +3,7 @@
 A backend that is missing here skips its tests, and pytest's summary says why.
 """
 
+import os
 import signal
 from collections import Counter
 
@@ -56,6 +57,15 @@ def no_mkl():
 def backend(request):
     make, _ = BACKENDS[request.param]
     return make()
+
+
+@pytest.fixture(scope="module")
+def compiled_cache(tmp_path_factory):
+    """One cache for a module's tests, gone afterwards; and half the time to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
+        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -8,61 +8,25 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from cases import HEADS, OPTIMIZERS, TOLERANCE, TrainingCase
 
 import backprop_gpu as bp
 from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not, worth_it
 from backprop_gpu.losses import find_loss
-from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
 
+pytestmark = pytest.mark.usefixtures("compiled_cache")
 needs_compiler = pytest.mark.skipif(
     compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
 )
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One cache for these tests, gone afterwards; and half the time to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
-        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("cache", numbered=False)))
-        yield
+class Case(TrainingCase):
+    """A training by NumPy, and by the compiled loop."""
 
-
-class Case:
-    """A network, data, and how it is trained; by NumPy, and by the compiled loop."""
-
-    def __init__(
-        self,
-        sizes,
-        activations,
-        loss="mse",
-        optimizer=None,
-        *,
-        dtype="float64",
-        n=7,
-        batch_size=3,
-        steps=5,
-        first_step=0,
-        seed=None,
-        threads=1,
-    ):
-        self.net = bp.MLP(sizes, activations, device="cpu", dtype=dtype, seed=3)
-        self.loss = find_loss(loss)
-        self.optimizer = optimizer or bp.SGD(0.1)
-        self.batch_size, self.seed, self.threads = batch_size, seed, threads
-        self.steps = range(first_step, first_step + steps)
-        random = np.random.default_rng(4)
-        self.x = random.normal(size=(n, sizes[0])).astype(dtype)
-        self.y = random.uniform(size=(n, sizes[-1])).astype(dtype)
-        self.y /= self.y.sum(axis=1, keepdims=True)  # a distribution
-        self.start = self.net.parameters + random.normal(size=self.net.parameters.size) / 50
-        self.start = self.start.astype(dtype)
-        # Second moments are never negative.
-        self.state = [abs(self.start) / (9 + i) for i in range(self.optimizer.slots)]
-        self.batches = -(-n // batch_size)
-        self.numbers = numbers_of(self.optimizer, self.steps, np.array(self.steps) / self.batches)
+    def __init__(self, *args, threads=1, **options):
+        super().__init__(*args, **options)
+        self.threads, self.start = threads, self.net.parameters.copy()
 
     def by_numpy(self):
         """Losses, parameters and state after the steps."""
@@ -111,10 +75,7 @@ class Case:
         return losses, parameters, *state
 
     def check(self):
-        tolerance = TOLERANCE[self.net.dtype.name]
-        for ours, numpys in zip(self.by_loop(), self.by_numpy(), strict=True):
-            scale = abs(numpys).max()
-            np.testing.assert_allclose(ours, numpys, tolerance, tolerance * scale)
+        self.check_close(self.by_loop(), self.by_numpy())
 
 
 @needs_compiler
@@ -154,17 +115,6 @@ def test_activations(dtype):
     Case([9] * len(ELEMENTWISE) + [4, 3], [*ELEMENTWISE, "softmax"], "sse", dtype=dtype).check()
 
 
-HEADS = [
-    ("softmax", "categorical_cross_entropy"),
-    ("softmax", "mse"),
-    ("sigmoid", "binary_cross_entropy"),
-    ("softmax", "binary_cross_entropy"),
-    ("sigmoid", "categorical_cross_entropy"),
-    ("identity", "sse"),
-    ("silu", "mse"),
-]
-
-
 @needs_compiler
 @pytest.mark.parametrize(("activation", "loss"), HEADS)
 def test_losses(activation, loss):
@@ -174,16 +124,6 @@ def test_losses(activation, loss):
 @needs_compiler
 def test_softmax_inside():
     Case((4, 10, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
-
-
-OPTIMIZERS = [
-    bp.SGD(0.1, weight_decay=0.1),
-    bp.SGD(0.1, momentum=0.9),
-    bp.SGD(bp.schedules.StepDecay(0.1, every=1), momentum=0.9, nesterov=True, weight_decay=0.1),
-    bp.Adam(0.01),
-    bp.Adam(0.01, weight_decay=0.1),
-    bp.AdamW(0.01, weight_decay=0.1),
-]
 
 
 @needs_compiler

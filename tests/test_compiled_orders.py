@@ -1,9 +1,8 @@
 """The compiled loop with orders that are given, and with the penalty of the weights."""
 
-import os
-
 import numpy as np
 import pytest
+from cases import TOLERANCE
 
 import backprop_gpu as bp
 from backprop_gpu import compiled_steps
@@ -15,19 +14,13 @@ from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
 from backprop_gpu.steps import Steps
 
-pytestmark = pytest.mark.skipif(
-    compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
-)
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+pytestmark = [
+    pytest.mark.skipif(
+        compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
+    ),
+    pytest.mark.usefixtures("compiled_cache"),
+]
 SIZES = {"plain": (3, 6, 2), "padded": (9, 37, 20, 3)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
-        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("orders", numbered=False)))
-        yield
 
 
 class Training:

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from cases import Killed, killed_after
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
@@ -20,18 +21,6 @@ SETTINGS = {
     "early stopping": {"early_stopping": True, "n_iter_no_change": 4, "learning_rate_init": 0.05},
     "without shuffling": {"shuffle": False, "alpha": 0.0},
 }
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_after(epochs):
-    def callback(epoch):
-        if epoch.number + 1 == epochs:
-            raise Killed
-
-    return callback
 
 
 def data():

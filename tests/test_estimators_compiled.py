@@ -1,10 +1,10 @@
 """scikit-learn's solvers by the compiled loop: the model of single steps, and when it is chosen."""
 
-import os
 import warnings
 
 import numpy as np
 import pytest
+from cases import Killed, killed_after
 
 pytest.importorskip("sklearn")
 
@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(
         compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
     ),
+    pytest.mark.usefixtures("compiled_cache"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
 
@@ -48,16 +49,6 @@ TARGETS = {
     "a number": (MLPRegressor, LENGTH),
     "numbers": (MLPRegressor, X[:, :3]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
-        patch.setenv(
-            "BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("estimators", numbered=False))
-        )
-        yield
 
 
 @pytest.fixture
@@ -158,18 +149,6 @@ def test_nan_ends_the_fit_where_it_ends_that_of_single_steps(target, early, alph
         curves.append(np.isfinite(model.loss_curve_).tolist())
     assert curves[0] == curves[1]
     assert not curves[0][-1]
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_after(epochs):
-    def callback(epoch):
-        if epoch.number + 1 == epochs:
-            raise Killed
-
-    return callback
 
 
 @pytest.mark.parametrize("settings", ["adam", "sgd without momentum", "early stopping"])

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from cases import HEADS, OPTIMIZERS, TOLERANCE
 from host import launcher, nvrtc
 from host.backend import emulated_backend
-from host.one_launch import TOLERANCE, Case, MutantLauncher, force
+from host.one_launch import Case, MutantLauncher, force
 
 import backprop_gpu as bp
 from backprop_gpu import one_launch
@@ -93,17 +94,6 @@ def test_activations(some, dtype, kernel):
     Case([4] * len(activations) + [5], activations, "cce", dtype=dtype).check()
 
 
-HEADS = [
-    ("softmax", "categorical_cross_entropy"),
-    ("softmax", "mse"),
-    ("sigmoid", "binary_cross_entropy"),
-    ("softmax", "binary_cross_entropy"),
-    ("sigmoid", "categorical_cross_entropy"),
-    ("identity", "sse"),
-    ("silu", "mse"),
-]
-
-
 @needs_gpp
 @pytest.mark.parametrize(("activation", "loss"), HEADS)
 def test_losses(activation, loss, kernel):
@@ -114,16 +104,6 @@ def test_losses(activation, loss, kernel):
 def test_softmax_inside(monkeypatch):
     force("train_warp", monkeypatch)
     Case((4, 10, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
-
-
-OPTIMIZERS = [
-    bp.SGD(0.1, weight_decay=0.1),
-    bp.SGD(0.1, momentum=0.9),
-    bp.SGD(bp.schedules.StepDecay(0.1, every=1), momentum=0.9, nesterov=True, weight_decay=0.1),
-    bp.Adam(0.01),
-    bp.Adam(0.01, weight_decay=0.1),
-    bp.AdamW(0.01, weight_decay=0.1),
-]
 
 
 @needs_gpp

@@ -1,37 +1,26 @@
 """Predictors: what the network predicted when they were made, from many threads, to the bit."""
 
 import copy
-import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from cases import TOLERANCE
 
 import backprop_gpu as bp
 from backprop_gpu.compiled import CompileError, compiler
 from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
 from backprop_gpu.compiled.threads import worth_waking
 
+pytestmark = pytest.mark.usefixtures("compiled_cache")
 needs_compiler = pytest.mark.skipif(
     compiler.compiler() is None, reason="no C++ compiler for the compiled forward pass"
 )
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 ELEMENTWISE = sorted(set(bp.activations.ACTIVATIONS) - {"softmax"})
 NO_EXPRESSION = bp.Activation(
     "plain", lambda xp, z: z, lambda xp, a: xp.ones_like(a), derivative_from="a"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One cache for these tests, gone afterwards; and half the time to compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
-        patch.setenv(
-            "BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("predictor", numbered=False))
-        )
-        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from benchmarks import plain_numpy
 from benchmarks.gpu import contestants, rows
 from benchmarks.gpu.contestants import LEARNING_RATE, Contestant, Entry, at_once, of_backend
 from benchmarks.gpu.rows import Case
+from benchmarks.torch_network import sequential
 
 TORCH_DEVICE, JAX_PLATFORM = "cuda", "gpu"
 EPOCH_FLOPS, EPOCH = 1e9, 1024  # where a step has no more, one program makes so many of them
@@ -147,14 +148,7 @@ def _in_torch(case: Case) -> tuple[Any, Any, Any, Any, Callable[[], AbstractCont
     if case.precision == "bf16":  # parameters and their gradients stay float32
         mixed = partial(torch.autocast, TORCH_DEVICE, torch.bfloat16)
     net, *data = case.network.build("cpu", case.network.batch)
-    modules: list[Any] = []
-    for l, (W, b, _) in enumerate(net.layers):
-        linear = torch.nn.Linear(W.shape[1], W.shape[0], dtype=getattr(torch, net.dtype.name))
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(W))
-            linear.bias.copy_(torch.from_numpy(b))
-        modules += [linear, torch.nn.LeakyReLU(0.1) if l == 0 else torch.nn.Sigmoid()]
-    model = torch.nn.Sequential(*modules).to(TORCH_DEVICE)
+    model = sequential(net).to(TORCH_DEVICE)
     x, y = (torch.from_numpy(array).to(TORCH_DEVICE) for array in data)
     return torch, model, x, y, mixed
 

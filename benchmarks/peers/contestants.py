@@ -20,6 +20,7 @@ import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.mkl import open_mkl
 from benchmarks import plain_numpy
+from benchmarks.torch_network import sequential
 
 
 @dataclass(frozen=True)
@@ -206,14 +207,7 @@ def _in_torch(net: bp.MLP, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any, Any,
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes that wait for work
     import torch
 
-    modules: list[Any] = []
-    for l, (W, b, _) in enumerate(net.layers):
-        linear = torch.nn.Linear(W.shape[1], W.shape[0], dtype=getattr(torch, net.dtype.name))
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(W))
-            linear.bias.copy_(torch.from_numpy(b))
-        modules += [linear, torch.nn.LeakyReLU(0.1) if l == 0 else torch.nn.Sigmoid()]
-    return torch, torch.nn.Sequential(*modules), torch.from_numpy(x), torch.from_numpy(y)
+    return torch, sequential(net), torch.from_numpy(x), torch.from_numpy(y)
 
 
 def _of_torch(model: Any) -> list[np.ndarray]:
