@@ -133,7 +133,7 @@ def as_matrix(
             f"{name} has shape {shape}; expected (samples, {columns}): one column per {meaning}"
             + turned
         )
-    with backend.computing():
+    with backend.computing(0):
         matrix = backend.asarray(array, dtype)
         check_finite(matrix, name, backend.xp)
     return matrix

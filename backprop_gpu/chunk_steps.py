@@ -23,17 +23,20 @@ class ChunkSteps(ABC):
         self.net, self.batches, self.optimizer = net, batches, optimizer
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         self.safe = SafePoint(net, self.state)
+        self._before = [net.backend.xp.empty_like(array) for array in (net.parameters, *self.state)]
         self._last = 0
 
     def run(
         self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Run steps; see `Steps.run`."""
-        before = self.net.parameters.copy(), [slot.copy() for slot in self.state]
+        if safe != "nothing":
+            for kept, array in zip(self._before, (self.net.parameters, *self.state), strict=True):
+                kept[...] = array
         losses = self._run(steps, numbers)
         self._last = steps[len(losses) - 1]
         if safe != "nothing" and math.isfinite(losses[0]):
-            parameters, state = before
+            parameters, *state = self._before
             self.safe.accept(steps.start, parameters, state if safe == "everything" else None)
         return losses, self.batches.counts(steps[: len(losses)])
 

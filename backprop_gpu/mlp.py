@@ -355,7 +355,7 @@ class MLP:
 
     def check_parameters(self) -> None:
         """Raise NonFiniteError, naming the first weight or bias that is NaN or infinite."""
-        with self.backend.computing():
+        with self.backend.computing(0):
             for i, layer in enumerate(self.layers):
                 check_finite(layer.W, f"weights[{i}]", self.backend.xp)
                 check_finite(layer.b, f"biases[{i}]", self.backend.xp)
@@ -387,7 +387,7 @@ class MLP:
 
     def _targets(self, y: Any, loss: Loss, name: str = "y") -> Array:
         y = as_matrix(y, name, self.layer_sizes[-1], "output node", self.backend, self.dtype)
-        with self.backend.computing():
+        with self.backend.computing(0):
             loss.check_targets(y, self.backend.xp, name)
         return y
 

@@ -25,7 +25,7 @@ from backprop_gpu.optimizers import Optimizer, numbers_of
 from backprop_gpu.steps import Safe, SafePoint
 
 CHUNK_SECONDS = 0.1
-MOST_DOUBLED = 4  # times, from one chunk to the next
+MOST_DOUBLED = 6  # times, from one chunk to the next
 
 
 class Path(Protocol):

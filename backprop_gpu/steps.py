@@ -54,7 +54,8 @@ class SafePoint:
 
     def accept(self, step: int, parameters: Array, state: list[Array] | None) -> None:
         """Keep copies of what there was before a step whose loss is finite."""
-        if math.isfinite(parameters.dot(parameters)):
+        # Not by BLAS, whose threads would go on spinning where compiled steps want the cores.
+        if bool(self.net.backend.xp.isfinite(parameters).all()):
             self.step = step
             self.parameters[...] = parameters
             self._state = None if state is None else [slot.copy() for slot in state]

@@ -10,6 +10,17 @@ struct Numbers {  // of a step
     double learning_rate, weight_decay, c0, c1;
 };
 
+// An order that was drawn, with room for sorting. It is kept from call to call, for an epoch may
+// take many.
+struct Drawn {
+    uint64_t seed;
+    int64_t n, epochs;  // counted with this one; 0: there is none yet
+    int64_t* order() { return reinterpret_cast<int64_t*>(this + 1); }
+    uint64_t* keys() { return reinterpret_cast<uint64_t*>(order() + n); }
+    int64_t* ends() { return order() + 2 * n; }  // of n + 2 buckets at most
+};
+constexpr int64_t drawn_size(int64_t n) { return sizeof(Drawn) + (4 * n + 2) * sizeof(int64_t); }
+
 // All that one call is about; its threads share it.
 struct Run {
     real *parameters, *s0, *s1;
@@ -26,8 +37,7 @@ struct Run {
     double* squares;  // of the weights, the sums of each thread's
     Copies* copies;
     const int64_t* order;  // of the samples in this epoch; null: as they come
-    int64_t* drawn;
-    uint64_t* keys;
+    Drawn* drawn;
     int waiting, rounds;  // of the barrier
     int64_t done;
 };
@@ -48,35 +58,36 @@ INLINE uint64_t mixed(uint64_t key) {
 // As shuffle.py: by their mixed keys. Those are evenly spread, so their leading bits put each
 // within a few places of where it belongs: 8 times faster than a sort that compares. Not inlined:
 // that made the textbook's steps 2% slower.
-static __attribute__((noinline)) void shuffle(Run& run, int64_t epoch) {
-    const uint64_t start = mixed(mixed(*run.seed) ^ STEP ^ uint64_t(epoch)) ^ STEP;
+static __attribute__((noinline)) void shuffle(Drawn& drawn, uint64_t seed, int64_t n,
+                                              int64_t epoch) {
+    if (drawn.epochs == epoch + 1 && drawn.seed == seed && drawn.n == n) return;
+    drawn = {seed, n, epoch + 1};
+    const uint64_t start = mixed(mixed(seed) ^ STEP ^ uint64_t(epoch)) ^ STEP;
     int shift = 63;
-    while (shift > 1 && int64_t(1) << (64 - shift) < run.n) --shift;
+    while (shift > 1 && int64_t(1) << (64 - shift) < n) --shift;
     const int64_t buckets = int64_t(1) << (64 - shift);
-    uint64_t* keys = run.keys;
-    int64_t* ends = reinterpret_cast<int64_t*>(keys + run.n);
+    uint64_t* keys = drawn.keys();
+    int64_t *order = drawn.order(), *ends = drawn.ends();
     memset(ends, 0, (buckets + 1) * sizeof *ends);
-    for (int64_t i = 0; i < run.n; ++i) ++ends[(mixed(i * STEP + start) >> shift) + 1];
+    for (int64_t i = 0; i < n; ++i) ++ends[(mixed(i * STEP + start) >> shift) + 1];
     for (int64_t b = 0; b < buckets; ++b) ends[b + 1] += ends[b];
-    for (int64_t i = 0; i < run.n; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
         const uint64_t key = mixed(i * STEP + start);
         const int64_t place = ends[key >> shift]++;
-        keys[place] = key, run.drawn[place] = i;
+        keys[place] = key, order[place] = i;
     }
-    for (int64_t i = 1; i < run.n; ++i) {
+    for (int64_t i = 1; i < n; ++i) {
         const uint64_t key = keys[i];
-        const int64_t sample = run.drawn[i];
+        const int64_t sample = order[i];
         int64_t j = i;
-        for (; j > 0 && keys[j - 1] > key; --j) {
-            keys[j] = keys[j - 1], run.drawn[j] = run.drawn[j - 1];
-        }
-        keys[j] = key, run.drawn[j] = sample;
+        for (; j > 0 && keys[j - 1] > key; --j) keys[j] = keys[j - 1], order[j] = order[j - 1];
+        keys[j] = key, order[j] = sample;
     }
 }
 
 static void begin(Run& run, int64_t epoch) {
     if (run.orders) run.order = run.orders[epoch - run.first_step / batches_of(run)];
-    if (run.seed) shuffle(run, epoch), run.order = run.drawn;
+    if (run.seed) shuffle(*run.drawn, *run.seed, run.n, epoch), run.order = run.drawn->order();
 }
 
 // ---- the update ---------------------------------------------------------------------------------
@@ -258,42 +269,38 @@ static void work_together(Run& run, int threads) {
     while (--t) pthread_join(workers[t].thread, nullptr);
 }
 
-static void* zeros(size_t size) {
-    void* memory = nullptr;
-    return posix_memalign(&memory, 64, size) ? nullptr : memset(memory, 0, size);
+// Small enough for the stack, where the compiler keeps what it can in registers.
+constexpr bool ON_STACK = PLAIN && sizeof(Passes) < 1 << 14;
+
+// What the calls of one training work with, one after the other: zeros at first. `n` samples are
+// shuffled.
+extern "C" int64_t memory_size(int threads, int64_t n) {
+    const int64_t tiles = ON_STACK ? 0 : sizeof(Copies) + (PLAIN ? 1 : threads) * sizeof(Passes);
+    return tiles + (n ? drawn_size(n) : 0);
 }
 
 // Returns how many losses were written: those of all steps, or up to the first that is not finite,
-// whose update is not made. -1: there is no memory.
+// whose update is not made. `memory` begins where a cache line does.
 extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, const real* y,
                          int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
                          real* losses, const uint64_t* seed, const int64_t* const* orders,
-                         int threads) {
-    Passes* tiles[MOST_THREADS] = {};
+                         void* memory, int threads) {
+    Passes* tiles[MOST_THREADS];
     double sums[MOST_THREADS], squares[MOST_THREADS];
     Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed, orders};
     run.tiles = tiles, run.sums = sums, run.squares = squares;
-    bool there = true;
-    if (seed) {
-        run.drawn = static_cast<int64_t*>(zeros(n * sizeof *run.drawn));
-        run.keys = static_cast<uint64_t*>(zeros((3 * n + 2) * sizeof *run.keys));
-        there = run.drawn && run.keys;
-    }
-    if constexpr (PLAIN && sizeof(Passes) < 1 << 14) {
-        Passes tile;  // of which the compiler keeps what it can in registers
-        run.threads = 1;
-        if (there) work(run, tile, 0);
+    char* place = static_cast<char*>(memory);
+    if constexpr (ON_STACK) {
+        Passes tile;
+        run.threads = 1, run.drawn = reinterpret_cast<Drawn*>(place);
+        work(run, tile, 0);
     } else {
-        threads = PLAIN ? 1 : threads < MOST_THREADS ? threads : MOST_THREADS;
-        run.copies = static_cast<Copies*>(zeros(sizeof(Copies)));
-        there = there && run.copies;
-        for (int t = 0; t < threads && there; ++t)
-            there = tiles[t] = static_cast<Passes*>(zeros(sizeof(Passes)));
-        if (there) work_together(run, threads);
-        for (Passes* tile : tiles) free(tile);
-        free(run.copies);
+        threads = PLAIN ? 1 : threads;
+        run.copies = reinterpret_cast<Copies*>(place), place += sizeof(Copies);
+        for (int t = 0; t < threads; ++t, place += sizeof(Passes))
+            tiles[t] = reinterpret_cast<Passes*>(place);
+        run.drawn = reinterpret_cast<Drawn*>(place);
+        work_together(run, threads);
     }
-    free(run.drawn);
-    free(run.keys);
-    return there ? run.done : -1;
+    return run.done;
 }

@@ -58,10 +58,10 @@ class Case(TrainingCase):
             self.threads,
         )
 
-    def by_loop(self):
+    def by_loop(self, loop=None):
         parameters, state = self.start.copy(), [slot.copy() for slot in self.state]
         losses = np.full(len(self.steps), np.nan, self.net.dtype)
-        ran = self.loop().run(
+        ran = (loop or self.loop()).run(
             parameters,
             state,
             self.x,
@@ -156,6 +156,30 @@ def test_chunks_go_on_where_the_last_one_ended():
         parts.append(part.by_loop())
     np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), whole[0])
     np.testing.assert_array_equal(parts[-1][1], whole[1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 12, 2)])
+def test_a_loop_keeps_nothing_that_the_next_run_would_see(sizes):
+    """An order is drawn once for all runs in an epoch, and again for another one."""
+    drawn = [(10, 1, 0), (10, 1, 1), (10, 2, 1), (10, 2, 9), (7, 2, 9), (10, None, 9), (10, 2, 9)]
+    activations, loop = ["tanh"] * (len(sizes) - 1), None
+    for n, seed, first_step in drawn:
+        options = {"n": n, "seed": seed, "first_step": first_step, "steps": 2, "batch_size": 4}
+        case = Case(sizes, activations, **options)
+        loop = loop or case.loop()
+        for mine, expected in zip(case.by_loop(loop), case.by_loop(), strict=True):
+            np.testing.assert_array_equal(mine, expected)
+
+
+@needs_compiler
+def test_runs_of_one_loop_take_turns():
+    case = Case((33, 20, 2), ["tanh", "tanh"], n=101, batch_size=50, seed=2, steps=300)
+    alone, loop = case.by_loop(), case.loop()
+    with ThreadPoolExecutor(4) as pool:
+        for run in pool.map(lambda _: case.by_loop(loop), range(8)):
+            for mine, expected in zip(run, alone, strict=True):
+                np.testing.assert_array_equal(mine, expected)
 
 
 @needs_compiler
@@ -331,6 +355,7 @@ class TestCache:
         library.unlink()
         library.write_bytes(b"planted")
         library.chmod(0o666)
+        compiler._loaded.cache_clear()
         assert compiler.load(self.SOURCE + "// 2").answer() == 42
         assert library.stat().st_mode & 0o022 == 0
 

@@ -17,8 +17,11 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class CompileError(RuntimeError, ValueError):
@@ -33,6 +36,7 @@ FLAGS = (
     *("-fno-tree-slp-vectorize", "-fno-exceptions", "-fno-rtti"),
     *("-fPIC", "-shared", "-pthread", "-w"),
 )
+CACHE_LINE = 64  # or a multiple of the processor's
 NATIVE = ("-march=native",)  # not every compiler knows it for every processor
 
 
@@ -62,12 +66,25 @@ def load(source: str, flags: tuple[str, ...] = FLAGS + NATIVE) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise CompileError("no C++ compiler was found; install g++ or clang++, or set CXX")
+    return _loaded(source, command, flags, _folder())
+
+
+@lru_cache(32)  # with hashing and a look at the file, it takes as long as a few hundred small steps
+def _loaded(
+    source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path
+) -> ctypes.CDLL:
     identity = (source, *command, *flags, _version(command), _processor())
-    name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32] + ".so"
-    library = _folder() / name
+    library = folder / (hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32] + ".so")
     if not _is_ours(library):
         _compile(source, command, flags, library)
     return ctypes.CDLL(str(library))
+
+
+def zeros(size: int) -> NDArray[np.uint8]:
+    """Return bytes for a library to work with; they begin where a cache line does."""
+    space = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -space.ctypes.data % CACHE_LINE
+    return space[start : start + size]
 
 
 def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], library: Path) -> None:

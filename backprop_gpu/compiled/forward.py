@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backprop_gpu.compiled.compiler import load
+from backprop_gpu.compiled.compiler import load, zeros
 from backprop_gpu.compiled.loop import Floats, weight_count, why_no_library
 from backprop_gpu.compiled.source import MOST_THREADS, missing_function, prediction_source
 from backprop_gpu.compiled.threads import worth_waking
@@ -17,7 +17,6 @@ from backprop_gpu.errors import DomainError, check_count
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
 
-CACHE_LINE = 64
 MOST_FLOPS = 1e10  # of one call, a tenth of a second or so: it can't be interrupted
 
 
@@ -94,8 +93,7 @@ class CompiledForward:
         library.freeze.argtypes = [pointer, pointer]
         self._predict = library.predict
         self._predict.argtypes = [*[pointer] * 4, integer, ctypes.c_int]
-        space = np.zeros(library.transposed_size() + CACHE_LINE, np.uint8)
-        self._transposed = space[-space.ctypes.data % CACHE_LINE :]
+        self._transposed = zeros(library.transposed_size())
         self._frozen = self._parameters.ctypes.data, self._transposed.ctypes.data
         library.freeze(*self._frozen)
 

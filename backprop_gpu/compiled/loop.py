@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import DTYPES
-from backprop_gpu.compiled.compiler import compiler, load
+from backprop_gpu.compiled.compiler import compiler, load, zeros
 from backprop_gpu.compiled.source import (
     BLOCK_BATCH,
     MOST_THREADS,
@@ -82,8 +83,8 @@ def weight_count(layer_sizes: Sequence[int]) -> int:
 class CompiledLoop:
     """Training steps in one call of a library that is compiled for them, or found in the cache.
 
-    The call holds no lock of Python's, and nothing but its arguments is written: threads may run
-    the same loop at once. It can't be interrupted, so keep it short.
+    The call holds no lock of Python's. It can't be interrupted, so keep it short. Calls of one loop
+    share its memory, and take turns.
 
     Parameters
     ----------
@@ -133,10 +134,13 @@ class CompiledLoop:
         self._size = weight_count(layer_sizes) + sum(layer_sizes[1:])
         entries = layer_sizes, activations, loss, optimizer
         library = load(source(*entries, self.dtype.name, batch_size, penalizes=penalizes))
-        self._train = library.train
+        self._train, self._memory_size = library.train, library.memory_size
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 4, ctypes.c_int]
-        self._train.restype = integer
+        self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 5, ctypes.c_int]
+        self._memory_size.argtypes = [ctypes.c_int, integer]
+        self._train.restype = self._memory_size.restype = integer
+        self._memory = zeros(0)
+        self._turn = threading.Lock()
 
     def run(
         self,
@@ -197,18 +201,25 @@ class CompiledLoop:
             _checked("y", y, self.dtype, (n, self._outputs)),
         ]
         seed_place = None if seed is None else ctypes.byref(ctypes.c_uint64(seed))
-        ran: int = self._train(
-            *arrays,
-            *(n, first_step, steps),
-            _checked("numbers", numbers, np.dtype(np.float64), (steps, 4)),
-            _checked("losses", losses, self.dtype, (steps,)),
-            seed_place,
-            self._places(orders, range(first_step, first_step + steps), n),
-            self.threads,
-        )
-        if ran < 0:
-            raise MemoryError("there is too little memory for the compiled training loop")
+        with self._turn:
+            ran: int = self._train(
+                *arrays,
+                *(n, first_step, steps),
+                _checked("numbers", numbers, np.dtype(np.float64), (steps, 4)),
+                _checked("losses", losses, self.dtype, (steps,)),
+                seed_place,
+                self._places(orders, range(first_step, first_step + steps), n),
+                self._place_to_work(0 if seed is None else n),
+                self.threads,
+            )
         return ran
+
+    def _place_to_work(self, shuffled: int) -> int:
+        """Return the address of the memory that calls keep, for so many shuffled samples."""
+        size = self._memory_size(self.threads, shuffled)
+        if len(self._memory) != size:
+            self._memory = zeros(size)
+        return self._memory.ctypes.data
 
     def _places(
         self, orders: Sequence[NDArray[np.int64]] | None, steps: range, n: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def source(
     )
     files = ("forward.hpp", "backward.hpp", "train.cpp")
     plain = batch_size < BLOCK_BATCH or max(layer_sizes) <= PLAIN_WIDTH
-    return _unit(layer_sizes, dtype, batch_size, plain, "\n".join(entries), files)
+    return _unit(tuple(layer_sizes), dtype, batch_size, plain, "\n".join(entries), files)
 
 
 def prediction_source(
@@ -74,16 +74,18 @@ def prediction_source(
 ) -> str:
     """Return one complete translation unit, of which `freeze` and `predict` are called."""
     entries = _activations(activations, [False] * len(activations))
-    return _unit(layer_sizes, dtype, PREDICTED, False, entries, ("forward.hpp", "predict.cpp"))
+    files = ("forward.hpp", "predict.cpp")
+    return _unit(tuple(layer_sizes), dtype, PREDICTED, False, entries, files)
 
 
+@lru_cache(32)  # the same string again is also the same hash, at once
 def _unit(
-    layer_sizes: Sequence[int],
+    layer_sizes: tuple[int, ...],
     dtype: str,
     batch_size: int,
     plain: bool,
     entries: str,
-    files: Sequence[str],
+    files: tuple[str, ...],
 ) -> str:
     L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
     return "\n".join(
