@@ -12,7 +12,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 
-MOST_FLOPS = 1e10  # of one call, which Ctrl-C waits for: about a tenth of a second
+MOST_FLOPS = 5e9  # of one call, which Ctrl-C waits for: a second or so for the slowest steps
 
 
 class CompiledSteps(ChunkSteps):
