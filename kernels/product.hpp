@@ -60,15 +60,23 @@ static __attribute__((noinline)) void block(const real* A, Strides a, const real
         for (int j = 0; j < vectors; ++j) store(C + i * ldc + j * V, sum[i][j]);
 }
 
-// The panel of a few vectors' columns from j on, and those to its right. A panel of B stays in the
-// L1 cache while all of A passes by.
+// The most of a panel of B: it stays in the L1 cache while all of A passes by.
+constexpr int PANEL_BYTES = 32 << 10;
+
+// The panel of a few vectors' columns from j on, and those to its right.
 template <int height, int vectors>
 static void product(int rows, int width, const real* A, Strides a, const real* B, int ldb,
                     int depth, const real* start, int lds, real* C, int ldc, int j = 0) {
+    constexpr int most = PANEL_BYTES / (vectors * BYTES);
     for (; j + vectors * V <= width; j += vectors * V)
-        for (int i = 0; i < rows; i += height)
-            block<height, vectors>(A + i * a.row, a, B + j, ldb, depth, start + i * lds + j, lds,
-                                   C + i * ldc + j, ldc);
+        for (int p = 0; p < depth; p += most) {
+            const int some = depth - p < most ? depth - p : most;
+            const real* from = p ? C : start;
+            const int ldf = p ? ldc : lds;
+            for (int i = 0; i < rows; i += height)
+                block<height, vectors>(A + i * a.row + p * a.column, a, B + p * ldb + j, ldb, some,
+                                       from + i * ldf + j, ldf, C + i * ldc + j, ldc);
+        }
     if constexpr (vectors > 1)
         product<height, vectors - 1>(rows, width, A, a, B, ldb, depth, start, lds, C, ldc, j);
 }
