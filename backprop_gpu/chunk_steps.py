@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.batches import ArrayBatches
+from backprop_gpu.batches import Batches
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.steps import Safe, SafePoint, first_bad_layer
@@ -19,7 +19,7 @@ class ChunkSteps(ABC):
 
     reads_all = True
 
-    def __init__(self, net: MLP, batches: ArrayBatches, optimizer: Optimizer) -> None:
+    def __init__(self, net: MLP, batches: Batches, optimizer: Optimizer) -> None:
         self.net, self.batches, self.optimizer = net, batches, optimizer
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         self.safe = SafePoint(net, self.state)
@@ -33,12 +33,12 @@ class ChunkSteps(ABC):
         if safe != "nothing":
             for kept, array in zip(self._before, (self.net.parameters, *self.state), strict=True):
                 kept[...] = array
-        losses = self._run(steps, numbers)
+        losses, counts = self._run(steps, numbers)
         self._last = steps[len(losses) - 1]
         if safe != "nothing" and math.isfinite(losses[0]):
             parameters, *state = self._before
             self.safe.accept(steps.start, parameters, state if safe == "everything" else None)
-        return losses, self.batches.counts(steps[: len(losses)])
+        return losses, counts
 
     def first_bad_layer(self) -> int | None:
         """Return the first layer with NaN or infinity in it, on the batch of the last step."""
@@ -47,5 +47,7 @@ class ChunkSteps(ABC):
         return first_bad_layer(self.net, x[:count])
 
     @abstractmethod
-    def _run(self, steps: range, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Run steps up to the first whose loss is not finite; return the losses, with that one."""
+    def _run(
+        self, steps: range, numbers: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Run steps up to the first whose loss is not finite; return what `run` does."""

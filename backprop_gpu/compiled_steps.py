@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.chunk_steps import ChunkSteps
 from backprop_gpu.compiled import CompiledLoop
+from backprop_gpu.feed import Feed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
@@ -21,19 +23,21 @@ class CompiledSteps(ChunkSteps):
     Parameters
     ----------
     net, batches, loss, optimizer
-        As of `Steps`.
+        As of `Steps`; of a stream, each batch has the same size.
     seed : int or None
-        What shuffles the batches; without it they know their orders.
+        What shuffles arrays; without it the batches know their orders.
     threads : int
         How many share a batch.
     penalizes : bool
         As of `Steps`.
     """
 
+    batches: ArrayBatches | Feed
+
     def __init__(
         self,
         net: MLP,
-        batches: ArrayBatches,
+        batches: ArrayBatches | Feed,
         loss: Loss,
         optimizer: Optimizer,
         seed: int | None,
@@ -51,18 +55,37 @@ class CompiledSteps(ChunkSteps):
         )
         super().__init__(net, batches, optimizer)
 
-    def _run(self, steps: range, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        losses = np.empty(len(steps), self.net.dtype)
+    def _run(
+        self, steps: range, numbers: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        losses, counts = np.empty(len(steps), self.net.dtype), np.empty(len(steps), np.int64)
         numbers, ran = np.ascontiguousarray(numbers), 0
         while ran < len(steps) and np.isfinite(losses[:ran][-1:]).all():
-            piece = slice(ran, ran + self._most_steps)
-            orders = None if self._seed is not None else self.batches.orders(steps[piece])
+            x, y, orders, first, found = self._data(steps[ran : ran + self._most_steps])
+            piece = slice(ran, ran + len(found))
+            counts[piece] = found
             ran += self._loop.run(
-                *(self.net.parameters, self.state, self.batches.x, self.batches.y),
-                first_step=steps[piece].start,
+                *(self.net.parameters, self.state, x, y),
+                first_step=first,
                 numbers=numbers[piece],
                 losses=losses[piece],
                 seed=self._seed,
                 orders=orders,
             )
-        return losses[:ran].astype(np.float64)
+        return losses[:ran].astype(np.float64), counts[:ran]
+
+    def _data(
+        self, steps: range
+    ) -> tuple[Array, Array, list[Array] | None, int, NDArray[np.int64]]:
+        """Return x and y, their orders, where steps begin there, and their numbers of samples.
+
+        Of a stream, these are the next steps with batches in the same window.
+        """
+        batches = self.batches
+        if isinstance(batches, ArrayBatches):
+            orders = None if self._seed is not None else batches.orders(steps)
+            return batches.x, batches.y, orders, steps.start, batches.counts(steps)
+        x, y, order, first = batches.window(steps.start)
+        starts = np.arange(first, first + len(steps)) * batches.batch_size
+        counts = np.minimum(batches.batch_size, len(order) - starts[starts < len(order)])
+        return x, y, [order], first, counts

@@ -40,8 +40,11 @@ class Feed:
         self._new_arrays = new_room(backend, columns, dtype)
         self.batch_size = stream.batch_size or 256  # or larger, when such a batch comes
         self._arrays = self._new_arrays(self.batch_size)
-        self._iterator: Generator[tuple[Array, Array], None, None] | None = None
-        self._place = self._wanted = (0, 0)
+        self._iterator: Generator[Any, None, None] | None = None  # of batches, or of windows
+        self._wanted = (0, 0)
+        self._place: tuple[int, int] | None = None  # of the next batch
+        self._window: tuple[Array, Array, Array]
+        self._held = range(0)  # the steps whose batches are in the window
 
     def arrays(self) -> tuple[Array, Array]:
         return self._arrays
@@ -62,15 +65,37 @@ class Feed:
         if pair is None:
             self._iterator = None
             return 0
-        epoch, batch = self._place
+        epoch, batch = self._wanted
         self._place = self._wanted = epoch, batch + 1
         return len(pair[0])
+
+    def window(self, step: int) -> tuple[Array, Array, Array, int]:
+        """Return the window of a stream that a step's batch is in, and where.
+
+        Returns
+        -------
+        x, y, order : array
+            See `StreamedBatches.windows`.
+        batch : int
+            The number of the batch in the window.
+        """
+        assert isinstance(self.stream, StreamedBatches)
+        if step not in self._held:
+            epoch, batch = divmod(step, self.stream.per_epoch)
+            if self._iterator is None or batch == 0 or step != self._held.stop:
+                self.close()
+                self._iterator = self.stream.windows(epoch, batch)
+            x, y, order, first = next(self._iterator)
+            start = step - first
+            self._held = range(start, start - (-len(order) // self.batch_size))
+            self._window = x, y, order
+        return *self._window, step - self._held.start
 
     def close(self) -> None:
         """Stop reading ahead."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = None
+        self._iterator, self._place, self._held = None, None, range(0)
 
     def _room(self, rows: int) -> tuple[Array, Array]:
         if rows > self.batch_size:

@@ -24,6 +24,8 @@ class OneLaunchSteps(ChunkSteps):
         What shuffles the batches.
     """
 
+    batches: ArrayBatches
+
     def __init__(
         self, net: MLP, batches: ArrayBatches, loss: Loss, optimizer: Optimizer, seed: int | None
     ) -> None:
@@ -31,7 +33,9 @@ class OneLaunchSteps(ChunkSteps):
         self._launch = OneLaunch(net, loss, optimizer, batches.batch_size)
         super().__init__(net, batches, optimizer)
 
-    def _run(self, steps: range, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _run(
+        self, steps: range, numbers: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         losses: NDArray[np.float64] = np.empty(0)
         while len(losses) < len(steps) and np.isfinite(losses[-1:]).all():
             piece = slice(len(losses), len(losses) + self._most_steps())
@@ -43,7 +47,7 @@ class OneLaunchSteps(ChunkSteps):
                 seeds=self._seeds,
             )
             losses = np.append(losses, found[0, : ran[0]])
-        return losses
+        return losses, self.batches.counts(steps[: len(losses)])
 
     def _most_steps(self) -> int:
         return most_steps(len(self.batches.x), self.batches.batch_size, 1)

@@ -59,6 +59,7 @@ def plan(
     epochs: int = 1,
     batch_size: int | None = None,
     path: PathName = "auto",
+    streamed: bool = False,
     unusual: str | None = None,
 ) -> Plan:
     """Return how `train` would run, without running it.
@@ -70,6 +71,8 @@ def plan(
         Rows of the training data.
     loss, optimizer, epochs, batch_size, path
         As for `train`.
+    streamed : bool
+        Whether the data are read from files as they are needed.
     unusual : str, optional
         What is asked for that only "steps" can do, in words.
 
@@ -92,6 +95,7 @@ def plan(
     flops = 6.0 * rows * net.weight_count
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
     if isinstance(net.backend, CudaBackend) and path in ("auto", "one launch"):
+        unusual = unusual or ("streaming" if streamed else None)
         return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual)
     if path == "one launch":
         raise DomainError(f"path='one launch' is for GPUs, and the network is on {net.device}")

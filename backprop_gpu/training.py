@@ -32,7 +32,7 @@ from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints, path_of_newest
 from backprop_gpu.running import Path, Run
-from backprop_gpu.steps import Steps, clipping
+from backprop_gpu.steps import Clip, Steps, clipping
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 Callback = Callable[[Epoch], bool | None]
@@ -172,7 +172,8 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         path=path,
-        unusual="streaming" if stream else "clipping" if clip else None,
+        streamed=stream is not None,
+        unusual=_unusual(batches, clip),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     # Three products, each of 2 FLOPs a weight and sample.
@@ -185,10 +186,10 @@ def train(
         closing(stream) if stream else nullcontext(),
     ):
         steps: Path | None = None
-        if chosen.path == "compiled" and isinstance(batches, ArrayBatches):
+        if chosen.path == "compiled":
             try:
-                threads = chosen.threads or 1
-                steps = CompiledSteps(net, batches, entry, optimizer, order_seed, threads)
+                threads, shuffles = chosen.threads or 1, None if stream else order_seed
+                steps = CompiledSteps(net, batches, entry, optimizer, shuffles, threads)
             except CompileError as error:
                 if path == "compiled":
                     raise
@@ -274,6 +275,13 @@ class _Watch:
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
             self.best.restore(self.net)
+
+
+def _unusual(batches: ArrayBatches | Feed, clip: Clip | None) -> str | None:
+    """Return what only single steps can do, in words."""
+    if batches.per_epoch is None:
+        return "a stream of batches"
+    return "clipping" if clip else None
 
 
 def _check_helpers(

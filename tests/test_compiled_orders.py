@@ -1,4 +1,6 @@
-"""The compiled loop with orders that are given, and with the penalty of the weights."""
+"""The compiled loop with orders that are given, those of a stream's windows, and the penalty."""
+
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from backprop_gpu import compiled_steps
 from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.compiled import CompiledLoop, compiler
 from backprop_gpu.compiled_steps import CompiledSteps
+from backprop_gpu.data import StreamedBatches
+from backprop_gpu.feed import Feed
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
@@ -35,6 +39,20 @@ class Training:
         y = random.uniform(size=(26, sizes[-1])).astype(dtype)
         orders = [random.permutation(26) for _ in range(6)]
         self.batches = ArrayBatches(x, y, batch_size, orders.__getitem__, self.net.backend)
+
+    def from_files(self):
+        """Stream the samples, in windows of two batches; the second of an epoch has 10 samples."""
+        x, y, backend = self.batches.x, self.batches.y, self.net.backend
+        columns = x.shape[1], y.shape[1]
+        options = {"columns": columns, "seed": 5, "backend": backend, "dtype": x.dtype}
+        stream = StreamedBatches(
+            *(x, y, 8),
+            **options,
+            check_targets=find_loss("mse").check_targets,
+            window_bytes=2 * 8 * sum(columns) * 4,
+        )
+        self.batches = Feed(stream, columns, backend, x.dtype)
+        return self
 
     def run(self, steps, *ranges):
         """Return all losses, the parameters and the optimizer's state after some ranges."""
@@ -122,6 +140,51 @@ def test_weights_that_are_too_large_for_the_penalty_end_the_run():
     losses, parameters = training.by_loop(range(4))
     assert losses.tolist() == [np.inf]
     np.testing.assert_array_equal(parameters, before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_steps_on_a_stream_are_numpys(dtype, sizes, threads):
+    steps = range(2, 21)
+    expected = Training(SIZES[sizes], dtype=dtype).from_files().by_numpy(steps)
+    found = Training(SIZES[sizes], dtype=dtype).from_files().by_loop(steps, threads=threads)
+    assert_close(found, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("most_flops", [1e9, 3.5e5, 1])
+def test_the_bits_on_a_stream_do_not_depend_on_parts(most_flops, monkeypatch):
+    whole = Training(SIZES["padded"]).from_files().by_loop(range(24))
+    monkeypatch.setattr(compiled_steps, "MOST_FLOPS", most_flops)
+    parts = range(3), range(3, 4), range(4, 24)
+    assert_equal(Training(SIZES["padded"]).from_files().by_loop(*parts), whole)
+
+
+def test_a_window_has_the_batches_of_a_stream():
+    """Whatever step is asked for: the next one, one before it, one of another epoch."""
+    batches, again = (Training((3, 2)).from_files().batches for _ in range(2))
+    for step in (0, 1, 1, 2, 3, 4, 7, 6, 2, 3, 0, 4):
+        x, y, order, batch = batches.window(step)
+        rows = order[8 * batch : 8 * (batch + 1)]
+        assert again.load(step) == len(rows)
+        for array, expected in zip((x, y), again.arrays(), strict=True):
+            np.testing.assert_array_equal(array[rows], expected[: len(rows)])
+    assert batches.load(2) == again.load(2) == 8  # single batches after windows
+    for array, expected in zip(batches.arrays(), again.arrays(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    batches.close(), again.close()
+
+
+def test_a_stream_on_which_training_diverges(tmp_path):
+    x = np.random.default_rng(0).normal(size=(1000, 3)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    net, before = bp.MLP([3, 12, 2], device="cpu", seed=0), threading.active_count()
+    data = np.load(tmp_path / "x.npy", mmap_mode="r"), x[:, :2]
+    with pytest.raises(bp.TrainingDiverged, match=r"epoch 0, in layer \d") as caught:
+        bp.train(net, *data, optimizer=bp.SGD(1e30), batch_size=8, path="compiled")
+    assert caught.value.history.path == "compiled"
+    assert np.isfinite(net.parameters).all()
+    assert threading.active_count() == before
 
 
 class TestOrders:

@@ -29,6 +29,7 @@ def planned(net=None, **options):
 @needs_compiler
 def test_many_steps_of_a_small_network_are_compiled():
     assert planned().path == "compiled"
+    assert planned(streamed=True).path == "compiled"
     assert planned(path="compiled", epochs=1).why == "asked for"
 
 
@@ -46,6 +47,7 @@ def test_the_reasons_for_single_steps(backend):
     if backend.device != "cpu":
         reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))
         reasons["clipping takes"] = planned(elsewhere, unusual="clipping")
+        reasons["streaming takes"] = planned(elsewhere, streamed=True)
         reasons["too few to be worth compiling them (an estimate)"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():
         assert chosen.path == "steps"

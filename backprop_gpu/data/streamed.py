@@ -92,32 +92,45 @@ class StreamedBatches:
         self, epoch: int, start: int = 0, room: Room | None = None
     ) -> Generator[tuple[Array, Array], None, None]:
         room = room or new_room(self._backend, self._columns, self._dtype)
-        done, skipped = start, start * self.batch_size % self._window_rows
+        with closing(self.windows(epoch, start)) as windows:
+            for x, y, order, number in windows:
+                for first in range(number * self.batch_size, len(order), self.batch_size):
+                    index = order[first : first + self.batch_size]
+                    x_batch, y_batch = room(len(index))
+                    with self._backend.computing():
+                        self._backend.gather(x, index, x_batch)
+                        self._backend.gather(y, index, y_batch)
+                    yield x_batch, y_batch
+
+    def windows(
+        self, epoch: int, start: int = 0
+    ) -> Generator[tuple[Array, Array, Array, int], None, None]:
+        """Yield an epoch's windows, from that of batch number `start` on.
+
+        Yields
+        ------
+        x, y, order : array
+            Batch i of the window has the rows ``order[i * batch_size : (i + 1) * batch_size]``.
+            They are there until the next window is asked for.
+        first : int
+            The first batch that is wanted of this window.
+        """
+        done, first = start, start * self.batch_size % self._window_rows // self.batch_size
         kinds = [*(((m,), self._dtype) for m in self._columns), ((), np.dtype(np.int64))]
-        uploads, rows = self._backend.uploads(), min(self._window_rows, self.samples)
-        memory = [Staging(uploads, rows, kinds) for _ in range(WINDOWS)]
+        uploads, most = self._backend.uploads(), min(self._window_rows, self.samples)
+        memory = [Staging(uploads, most, kinds) for _ in range(WINDOWS)]
         try:
-            with closing(prefetched(self._windows(epoch, start, memory), WINDOWS)) as windows:
+            with closing(prefetched(self._read(epoch, start, memory), WINDOWS)) as windows:
                 for window, rows in windows:
-                    for first in range(skipped, rows, self.batch_size):
-                        batch = slice(first, min(first + self.batch_size, rows))
-                        yield self._gathered(window, batch, room)
-                        done += 1
-                    skipped = 0
+                    x, y, order = (array[:rows] for array in window.device)
+                    yield x, y, order, first
                     window.release()
+                    done, first = done - first - (-rows // self.batch_size), 0
         except Exception as error:
             error.add_note(f"Before it came {done} of {self.per_epoch} batches of epoch {epoch}.")
             raise
 
-    def _gathered(self, window: Staging, batch: slice, room: Room) -> tuple[Array, Array]:
-        x, y, order = window.device
-        index, (x_batch, y_batch) = order[batch], room(batch.stop - batch.start)
-        with self._backend.computing():
-            self._backend.gather(x, index, x_batch)
-            self._backend.gather(y, index, y_batch)
-        return x_batch, y_batch
-
-    def _windows(
+    def _read(
         self, epoch: int, start: int, memory: Sequence[Staging]
     ) -> Generator[tuple[Staging, int], None, None]:
         """Read the windows of an epoch, from that of batch number `start` on; and their rows."""

@@ -125,7 +125,7 @@ def test_by_the_compiled_loop(interrupt, tmp_path, tmp_path_factory, monkeypatch
 
 
 @pytest.mark.parametrize("every", [1, 0.3, 2.5])
-@pytest.mark.parametrize("kind", ["files", "batches of one's own"])
+@pytest.mark.parametrize("kind", ["files", "files, compiled", "batches of one's own"])
 def test_data_that_are_streamed(kind, every, tmp_path):
     for name, array in {"x": X, "y": Y}.items():
         np.save(tmp_path / f"{name}.npy", array.astype("float32"))
@@ -136,7 +136,8 @@ def test_data_that_are_streamed(kind, every, tmp_path):
 
     def run(callbacks=(), **options):
         net = network()
-        if kind == "files":
+        if kind.startswith("files"):
+            options["path"] = "compiled" if kind.endswith("compiled") else "steps"
             data = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"]
             options["batch_size"] = 6
         else:
