@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -260,6 +261,7 @@ def reason(activations=("tanh",), loss="mse", optimizer=None, dtype="float32", s
 @needs_compiler
 def test_reasons():
     plain = bp.Activation("plain", lambda xp, z: z, lambda xp, a: a, derivative_from="a")
+    half = replace(plain, name="half", cuda="z")
     absolute = bp.Loss("l1", lambda xp, a, y: abs(a - y).sum(1), lambda xp, a, y: xp.sign(a - y))
 
     class Own(bp.SGD):
@@ -267,6 +269,7 @@ def test_reasons():
 
     assert reason() is None
     assert "'plain' has no C++" in reason([plain])
+    assert "derivative of the activation 'half' has no C++" in reason([half])
     assert "'l1' has no C++" in reason(loss=absolute)
     assert "Own has no C++" in reason(optimizer=Own())
     assert "float16" in reason(dtype="float16")

@@ -30,6 +30,9 @@ def missing_expression(
     missing = missing_function(activations)
     if missing is not None:
         return missing
+    for g in activations:
+        if not g.cuda_rows and g.cuda_derivative is None:
+            return f"the derivative of the activation {g.name!r} has no C++ expression"
     if _slope(loss, activations[-1]) is None or _term(loss, activations[-1]) is None:
         return f"the loss {loss.name!r} has no C++ expressions"
     if optimizer.cuda is None or optimizer.slots > SLOTS:
@@ -40,10 +43,8 @@ def missing_expression(
 def missing_function(activations: Sequence[Activation]) -> str | None:
     """Return why there is no source for predictions, in a sentence; None if there is one."""
     for g in activations:
-        if g.cuda_rows == "softmax":
-            continue
-        if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
-            return f"the activation {g.name!r} has no C++ expressions"
+        if g.cuda_rows != "softmax" and (g.cuda is None or g.jacobian_product is not None):
+            return f"the activation {g.name!r} has no C++ expression"
     return None
 
 
@@ -117,12 +118,9 @@ def _activations(activations: Sequence[Activation], keeps_z: Sequence[bool]) -> 
 
 def _activation(l: int, g: Activation, keeps_z: bool) -> str:
     softmax = g.cuda_rows == "softmax"
-    functions = (
-        ""
-        if softmax
-        else f" INLINE real g(real z) {{ return {g.cuda}; }}"
-        f" INLINE real g_prime(real z, real a) {{ return {g.cuda_derivative}; }}"
-    )
+    functions = "" if softmax else f" INLINE real g(real z) {{ return {g.cuda}; }}"
+    if not softmax and g.cuda_derivative is not None:  # else for predictions only
+        functions += f" INLINE real g_prime(real z, real a) {{ return {g.cuda_derivative}; }}"
     return (
         f"template <> struct Activation<{l}> {{"
         f" static constexpr bool softmax = {_bool(softmax)}, keeps_z = {_bool(keeps_z)};"
