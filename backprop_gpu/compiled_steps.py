@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ class CompiledSteps(ChunkSteps):
         How many share a batch.
     penalizes : bool
         As of `Steps`.
+    clip_norm, clip_value : float or None
+        As of `train`.
     """
 
     batches: ArrayBatches | Feed
@@ -44,6 +48,8 @@ class CompiledSteps(ChunkSteps):
         threads: int,
         *,
         penalizes: bool = False,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
     ) -> None:
         self._seed = seed
         flops = 6.0 * batches.batch_size * net.weight_count
@@ -52,6 +58,8 @@ class CompiledSteps(ChunkSteps):
             *(net.layer_sizes, net.activations, loss, optimizer, net.dtype),
             *(batches.batch_size, threads),
             penalizes=penalizes,
+            clip_norm=math.inf if clip_norm is None else clip_norm,
+            clip_value=math.inf if clip_value is None else clip_value,
         )
         super().__init__(net, batches, optimizer)
 

@@ -59,7 +59,6 @@ def plan(
     epochs: int = 1,
     batch_size: int | None = None,
     path: PathName = "auto",
-    streamed: bool = False,
     unusual: str | None = None,
 ) -> Plan:
     """Return how `train` would run, without running it.
@@ -71,10 +70,9 @@ def plan(
         Rows of the training data.
     loss, optimizer, epochs, batch_size, path
         As for `train`.
-    streamed : bool
-        Whether the data are read from files as they are needed.
     unusual : str, optional
-        What is asked for that only "steps" can do, in words.
+        What is asked for that not every path can do, in words: "clipping", "streaming", or what
+        only "steps" can do.
 
     Raises
     ------
@@ -95,7 +93,6 @@ def plan(
     flops = 6.0 * rows * net.weight_count
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
     if isinstance(net.backend, CudaBackend) and path in ("auto", "one launch"):
-        unusual = unusual or ("streaming" if streamed else None)
         return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual)
     if path == "one launch":
         raise DomainError(f"path='one launch' is for GPUs, and the network is on {net.device}")
@@ -157,7 +154,7 @@ def _obstacle(
     """Return why the compiled loop can't run this, if it can't."""
     if type(net.backend) is not NumpyBackend:
         return f"the network is on {net.device}"
-    if unusual is not None:
+    if unusual not in (None, "clipping", "streaming"):
         return f"{unusual} takes single steps"
     return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype, rows)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints, path_of_newest
 from backprop_gpu.running import Path, Run
-from backprop_gpu.steps import Clip, Steps, clipping
+from backprop_gpu.steps import Steps, clipping
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 Callback = Callable[[Epoch], bool | None]
@@ -172,8 +172,7 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         path=path,
-        streamed=stream is not None,
-        unusual=_unusual(batches, clip),
+        unusual=_unusual(stream, limits),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     # Three products, each of 2 FLOPs a weight and sample.
@@ -189,7 +188,11 @@ def train(
         if chosen.path == "compiled":
             try:
                 threads, shuffles = chosen.threads or 1, None if stream else order_seed
-                steps = CompiledSteps(net, batches, entry, optimizer, shuffles, threads)
+                steps = CompiledSteps(
+                    *(net, batches, entry, optimizer, shuffles, threads),
+                    clip_norm=clip_norm,
+                    clip_value=clip_value,
+                )
             except CompileError as error:
                 if path == "compiled":
                     raise
@@ -277,11 +280,15 @@ class _Watch:
             self.best.restore(self.net)
 
 
-def _unusual(batches: ArrayBatches | Feed, clip: Clip | None) -> str | None:
-    """Return what only single steps can do, in words."""
-    if batches.per_epoch is None:
+def _unusual(stream: Feed | None, limits: Mapping[str, float | None]) -> str | None:
+    """Return what is asked for that not every path can do, in words; see `plan`."""
+    if stream is not None and stream.per_epoch is None:
         return "a stream of batches"
-    return "clipping" if clip else None
+    if limits["clip_sample_norm"] is not None:
+        return "clipping the gradients of samples"
+    if any(limit is not None for limit in limits.values()):
+        return "clipping"
+    return "streaming" if stream else None
 
 
 def _check_helpers(

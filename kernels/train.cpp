@@ -1,7 +1,7 @@
 // Training on the CPU in one call: batches, passes, updates, again and again; forward.hpp and
 // backward.hpp have the equations. `update_one(p, g, s0, s1, learning_rate, decay, c0, c1)` is the
-// optimizer's, SLOTS the number of its states, and PENALIZES says whether the losses have the
-// penalty of the weights in them.
+// optimizer's, SLOTS the number of its states, PENALIZES says whether the losses have the penalty
+// of the weights in them, and CLIPS whether gradients are clipped.
 //
 // Threads share each batch's rows in fixed parts, and add up what they found in a fixed order: the
 // same number of threads gives the same bits.
@@ -30,11 +30,13 @@ struct Run {
     real* losses;
     const uint64_t* seed;          // of orders that are drawn here; or null
     const int64_t* const* orders;  // of the call's epochs, which are given; or null
+    double clip_norm, clip_value;  // infinite: not clipped
     int threads;
 
     Passes** tiles;   // of each thread
     double* sums;     // of C_i, by each thread
     double* squares;  // of the weights, the sums of each thread's
+    double* norms;    // of the gradient over clip_norm, the same
     Copies* copies;
     const int64_t* order;  // of the samples in this epoch; null: as they come
     Drawn* drawn;
@@ -93,26 +95,59 @@ static void begin(Run& run, int64_t epoch) {
 // ---- the update ---------------------------------------------------------------------------------
 
 // The t-th of `parts` borders in 0 to n, a multiple of `unit` or n.
-INLINE int64_t border(int64_t n, int t, int parts, int unit) {
-    const int64_t at = (n + unit - 1) / unit * t / parts * unit;
+INLINE int border(int n, int t, int parts, int unit) {
+    const int at = (n + unit - 1) / unit * t / parts * unit;
     return at < n ? at : n;
 }
 
-// Rows `from` to `to` of a matrix of the gradient, `ld` numbers apart, summed over the shards of
-// the batch and applied.
+struct Rows {
+    int from, to;
+};
+
+template <int l>
+INLINE Rows rows_of(const Run& run, int t) {
+    const int parts = threads_of(run);
+    return {border(SIZES[l], t, parts, V), border(SIZES[l], t + 1, parts, V)};
+}
+
+// Row r of a matrix of the gradient, `ld` numbers from one row to the next, summed over the shards
+// of the batch.
 template <int columns, int ld, class Part>
-INLINE void apply(const Run& run, int shards, Part part, int64_t at, int from, int to,
+INLINE real* row_of(int shards, Part part, int r) {
+    real* g = part(0) + r * ld;
+    for (int t = 1; t < shards; ++t) {
+        const real* more = part(t) + r * ld;
+        for (int k = 0; k < columns; ++k) g[k] += more[k];
+    }
+    return g;
+}
+
+// Limits every number of rows `from` to `to`; returns the sum of their squares over clip_norm's.
+template <int columns, int ld, class Part>
+INLINE double limit(const Run& run, int shards, Part part, int from, int to) {
+    const real most = run.clip_value;
+    double sum = 0;
+    for (int r = from; r < to; ++r) {
+        real* g = row_of<columns, ld>(shards, part, r);
+        for (int k = 0; k < columns; ++k) {
+            g[k] = g[k] > most ? most : g[k] < -most ? -most : g[k];
+            const double relative = g[k] / run.clip_norm;
+            sum += relative * relative;
+        }
+    }
+    return sum;
+}
+
+// Applies rows `from` to `to`, times `scale`.
+template <int columns, int ld, class Part>
+INLINE void apply(const Run& run, int shards, Part part, real scale, int64_t at, int from, int to,
                   const Numbers& numbers, real decay) {
     const real learning_rate = numbers.learning_rate, c0 = numbers.c0, c1 = numbers.c1;
     for (int r = from; r < to; ++r) {
-        real *g = part(0) + r * ld, none = 0;
-        for (int t = 1; t < shards; ++t) {
-            const real* more = part(t) + r * ld;
-            for (int k = 0; k < columns; ++k) g[k] += more[k];
-        }
+        real *g = row_of<columns, ld>(shards, part, r), none = 0;
         for (int k = 0; k < columns; ++k) {
             const int64_t i = at + r * columns + k;
-            update_one(run.parameters[i], g[k], SLOTS > 0 ? run.s0[i] : none,
+            update_one(run.parameters[i], CLIPS ? g[k] * scale : g[k], SLOTS > 0 ? run.s0[i] : none,
                        SLOTS > 1 ? run.s1[i] : none, learning_rate, decay, c0, c1);
         }
     }
@@ -140,24 +175,42 @@ static __attribute__((noinline)) double squares_of(const real* parameters, int f
     return sum;
 }
 
+template <int l>
+INLINE Gradient<l>& gradient_of(const Run& run, Passes& own, int shard) {
+    return PLAIN ? own : *run.tiles[shard];
+}
+
+// Limits thread t's rows of every layer; returns the sum of their squares over clip_norm's.
+template <int l>
+INLINE double limit_all(const Run& run, Passes& own, int t, int shards) {
+    constexpr int N = SIZES[l], K = SIZES[l - 1];
+    const auto [from, to] = rows_of<l>(run, t);
+    const auto dC_dW = [&](int i) { return gradient_of<l>(run, own, i).dC_dW; };
+    const auto dC_db = [&](int i) { return gradient_of<l>(run, own, i).dC_db; };
+    double sum = limit<K, stride(l - 1)>(run, shards, dC_dW, from, to);
+    if (t == 0) sum += limit<N, N>(run, shards, dC_db, 0, 1);
+    if constexpr (l < L) sum += limit_all<l + 1>(run, own, t, shards);
+    return sum;
+}
+
 // Thread t's rows of every layer; where there are no numbers, only the copies. Returns the sum of
 // squares of these rows' new weights, if anybody needs it.
 template <int l>
-INLINE double update(const Run& run, Passes& own, int t, int shards, const Numbers* numbers) {
+INLINE double update(const Run& run, Passes& own, int t, int shards, const Numbers* numbers,
+                     real scale) {
     constexpr int N = SIZES[l], K = SIZES[l - 1];
-    const int parts = threads_of(run);
-    const int from = border(N, t, parts, V), to = border(N, t + 1, parts, V);
-    const auto tile = [&](int i) -> Gradient<l>& { return PLAIN ? own : *run.tiles[i]; };
+    const auto [from, to] = rows_of<l>(run, t);
+    const auto dC_dW = [&](int i) { return gradient_of<l>(run, own, i).dC_dW; };
+    const auto dC_db = [&](int i) { return gradient_of<l>(run, own, i).dC_db; };
     if (numbers) {
-        apply<K, stride(l - 1)>(run, shards, [&](int i) { return tile(i).dC_dW; }, weights_at(l),
-                                from, to, *numbers, numbers->weight_decay);
+        apply<K, stride(l - 1)>(run, shards, dC_dW, scale, weights_at(l), from, to, *numbers,
+                                numbers->weight_decay);
         if (t == 0)
-            apply<N, N>(run, shards, [&](int i) { return tile(i).dC_db; }, biases_at(l), 0, 1,
-                        *numbers, 0);
+            apply<N, N>(run, shards, dC_db, scale, biases_at(l), 0, 1, *numbers, 0);
     }
     copy_weights<l>(run, from, to);
     double squares = PENALIZES ? squares_of<l>(run.parameters, from, to) : 0;
-    if constexpr (l < L) squares += update<l + 1>(run, own, t, shards, numbers);
+    if constexpr (l < L) squares += update<l + 1>(run, own, t, shards, numbers, scale);
     return squares;
 }
 
@@ -209,7 +262,7 @@ static void work(Run& run, Passes& tile, int t) {
     if (!PLAIN) tile.x = tile.inputs, tile.y = tile.targets;
     const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
-    double squares = update<1>(run, tile, t, 0, nullptr);
+    double squares = update<1>(run, tile, t, 0, nullptr, 1);
     if (t == 0) begin(run, epoch);
     meet(run);
     for (int64_t step = 0; step < run.steps; ++step) {
@@ -233,7 +286,15 @@ static void work(Run& run, Passes& tile, int t) {
         const real C = loss;
         if (t == 0) run.losses[step] = C, run.done = step + 1;
         if (!(entries::fabs(C) < INFINITE)) return;
-        squares = update<1>(run, tile, t, shards, run.numbers + step);
+        real scale = 1;
+        if (CLIPS) {
+            run.norms[t] = limit_all<1>(run, tile, t, shards);
+            meet(run);
+            double all = run.norms[0];
+            for (int i = 1; i < threads_of(run); ++i) all += run.norms[i];
+            if (!(all <= 1)) scale = 1 / __builtin_sqrt(all);
+        }
+        squares = update<1>(run, tile, t, CLIPS ? 1 : shards, run.numbers + step, scale);
         if (++batch == batches) {
             batch = 0, ++epoch;
             if (t == 0 && step + 1 < run.steps) begin(run, epoch);
@@ -284,11 +345,12 @@ extern "C" int64_t memory_size(int threads, int64_t n) {
 extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, const real* y,
                          int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
                          real* losses, const uint64_t* seed, const int64_t* const* orders,
-                         void* memory, int threads) {
+                         void* memory, int threads, double clip_norm, double clip_value) {
     Passes* tiles[MOST_THREADS];
-    double sums[MOST_THREADS], squares[MOST_THREADS];
+    double sums[MOST_THREADS], squares[MOST_THREADS], norms[MOST_THREADS];
     Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed, orders};
-    run.tiles = tiles, run.sums = sums, run.squares = squares;
+    run.clip_norm = clip_norm, run.clip_value = clip_value;
+    run.tiles = tiles, run.sums = sums, run.squares = squares, run.norms = norms;
     char* place = static_cast<char*>(memory);
     if constexpr (ON_STACK) {
         Passes tile;

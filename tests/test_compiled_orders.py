@@ -16,7 +16,7 @@ from backprop_gpu.feed import Feed
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
-from backprop_gpu.steps import Steps
+from backprop_gpu.steps import Steps, clipping
 
 pytestmark = [
     pytest.mark.skipif(
@@ -62,13 +62,14 @@ class Training:
             losses.append(steps.run(part, numbers_of(self.optimizer, part, epochs))[0])
         return np.concatenate(losses), self.net.parameters.copy(), *steps.state
 
-    def by_numpy(self, *ranges):
-        given = self.net, self.batches, find_loss("mse"), self.optimizer
+    def by_numpy(self, *ranges, clip_norm=None, clip_value=None):
+        clip = clipping(self.net.backend, clip_norm, clip_value, None)
+        given = self.net, self.batches, find_loss("mse"), self.optimizer, clip
         return self.run(Steps(*given, penalizes=self.penalizes), *ranges)
 
-    def by_loop(self, *ranges, threads=1):
+    def by_loop(self, *ranges, threads=1, **limits):
         given = self.net, self.batches, find_loss("mse"), self.optimizer, None, threads
-        return self.run(CompiledSteps(*given, penalizes=self.penalizes), *ranges)
+        return self.run(CompiledSteps(*given, penalizes=self.penalizes, **limits), *ranges)
 
 
 def assert_close(ones, others, tolerance):
@@ -100,6 +101,40 @@ def test_optimizers_and_batches(batch_size, optimizer):
     expected = Training((4, 12, 2), optimizer, batch_size=batch_size).by_numpy(range(6))
     found = Training((4, 12, 2), optimizer, batch_size=batch_size).by_loop(range(6))
     assert_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"clip_norm": 0.05},
+        {"clip_value": 0.01},
+        {"clip_norm": 0.02, "clip_value": 0.01},
+        {"clip_norm": 1e9},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_gradients_are_clipped(dtype, sizes, limits, threads):
+    def training():
+        return Training(SIZES[sizes], bp.SGD(0.5, 0.9), dtype=dtype)
+
+    expected = training().by_numpy(range(9), **limits)
+    found = training().by_loop(range(9), threads=threads, **limits)
+    assert_close(found, expected, TOLERANCE[dtype])
+    free = training().by_loop(range(9), threads=threads)
+    changes_nothing = limits == {"clip_norm": 1e9}
+    assert np.array_equal(found[1], free[1]) == changes_nothing
+
+
+@pytest.mark.parametrize(("error", "limit"), [(1e-25, 1e-30), (1e19, 1.0)])
+def test_the_norm_is_clipped_where_squares_leave_the_range_of_float32(error, limit):
+    net = bp.MLP([2, 1], ["identity"], device="cpu", dtype="float32")
+    net.parameters[...] = 0
+    clipped = {"optimizer": bp.SGD(1.0), "clip_norm": limit, "path": "compiled"}
+    bp.train(net, [[3, 4]], [[-error / 2]], loss="sse", **clipped)
+    np.testing.assert_allclose(net.parameters / limit, -np.array([3, 4, 1]) / 26**0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
@@ -102,6 +103,8 @@ class CompiledLoop:
         samples are one thread's.
     penalizes : bool
         Whether the losses have the penalty of the weights in them; see `Step`.
+    clip_norm, clip_value : float
+        The most that the norm of a gradient, and each number in it, may be; see `train`.
 
     Raises
     ------
@@ -122,6 +125,8 @@ class CompiledLoop:
         threads: int = 1,
         *,
         penalizes: bool = False,
+        clip_norm: float = math.inf,
+        clip_value: float = math.inf,
     ) -> None:
         self.dtype = np.dtype(dtype)
         self.batch_size = check_count("batch_size", batch_size)
@@ -132,11 +137,16 @@ class CompiledLoop:
         self._inputs, self._outputs = layer_sizes[0], layer_sizes[-1]
         self._slots = optimizer.slots
         self._size = weight_count(layer_sizes) + sum(layer_sizes[1:])
+        self._limits = clip_norm, clip_value
         entries = layer_sizes, activations, loss, optimizer
-        library = load(source(*entries, self.dtype.name, batch_size, penalizes=penalizes))
+        clips = min(self._limits) < math.inf
+        library = load(
+            source(*entries, self.dtype.name, batch_size, penalizes=penalizes, clips=clips)
+        )
         self._train, self._memory_size = library.train, library.memory_size
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 5, ctypes.c_int]
+        self._train.argtypes += [ctypes.c_double] * 2
         self._memory_size.argtypes = [ctypes.c_int, integer]
         self._train.restype = self._memory_size.restype = integer
         self._memory = zeros(0)
@@ -211,6 +221,7 @@ class CompiledLoop:
                 self._places(orders, range(first_step, first_step + steps), n),
                 self._place_to_work(0 if seed is None else n),
                 self.threads,
+                *self._limits,
             )
         return ran
 

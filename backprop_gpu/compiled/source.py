@@ -57,11 +57,12 @@ def source(
     batch_size: int,
     *,
     penalizes: bool = False,
+    clips: bool = False,
 ) -> str:
     """Return one complete translation unit, of which `train` is called."""
     entries = (
         f"constexpr int SLOTS = {optimizer.slots};",
-        f"constexpr bool PENALIZES = {_bool(penalizes)};",
+        f"constexpr bool PENALIZES = {_bool(penalizes)}, CLIPS = {_bool(clips)};",
         entries_source(activations, loss),
         f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
     )

@@ -152,7 +152,7 @@ def _unusual(net: MLP, batches: Batches) -> str | None:
     if isinstance(batches, ArrayBatches):
         return None
     kinds = {SparseBatches: "a sparse matrix", WeightedBatches: "weighting samples"}
-    return kinds.get(type(batches), "streaming")
+    return kinds.get(type(batches), "a stream")
 
 
 def _optimizer(estimator: BaseMLP) -> SGD | Adam:
