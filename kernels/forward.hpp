@@ -34,13 +34,15 @@ constexpr int weights_at(int l) {
 constexpr int WEIGHTS = weights_at(L + 1);
 constexpr int biases_at(int l) { return l == 1 ? WEIGHTS : biases_at(l - 1) + SIZES[l - 1]; }
 
-// Of a tile's rows, so that they stay in the L2 cache beside W, W^T and dC/dW.
-constexpr int TILE_BYTES = 384 << 10;
+// Of a tile's rows: they stay in the L2 cache beside W, W^T and dC/dW. Where those alone are larger,
+// each tile reads them from farther away, so that there have to be few.
+constexpr int LEAST_TILE_BYTES = 384 << 10;
 
 constexpr int strides(int l) { return l == 0 ? 2 * stride(0) : 3 * stride(l) + strides(l - 1); }
 constexpr int tile_rows() {
     if (PLAIN) return 1;
-    const int fitting = TILE_BYTES / int(sizeof(real)) / strides(L) / ROWS * ROWS;
+    constexpr int least = LEAST_TILE_BYTES / int(sizeof(real));
+    const int fitting = (WEIGHTS > least ? WEIGHTS : least) / strides(L) / ROWS * ROWS;
     const int most = round_up(BATCH, ROWS);
     return fitting < ROWS ? ROWS : fitting < most ? fitting : most;
 }
