@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import backprop_gpu as bp
 from backprop_gpu import crossovers as own_crossovers
 from benchmarks.gpu.crossovers import crossovers_of
 from benchmarks.gpu.measure import ROOT, measure
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--output", type=Path, default=LATEST, help="the results, as JSON")
     parser.add_argument("--minutes", type=float, default=8.5, help="when to have ended")
+    parser.add_argument(
+        "--go-on", action="store_true", help="measure only what the results lack, in --output"
+    )
     parser.add_argument(
         "--contestants",
         nargs="+",
@@ -71,7 +75,11 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     if reason := unusable():
         print(f"nothing is measured: {reason}", file=sys.stderr)
         return 1
-    found = measure(options.output, options.minutes, options.contestants)
+    try:
+        found = measure(options.output, options.minutes, options.contestants, options.go_on)
+    except bp.DomainError as reason:
+        print(f"nothing is measured: {reason}", file=sys.stderr)
+        return 1
     print(report(found))
     return 0 if all(check["passed"] is not False for check in found.checks) else 1
 

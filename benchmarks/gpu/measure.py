@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import backprop_gpu as bp
+from backprop_gpu import kernels
 from backprop_gpu.benchmark_table import machine
 from benchmarks.gpu.race import CONTESTANTS, references_of
 from benchmarks.gpu.rows import Found, Row
@@ -28,43 +34,89 @@ from benchmarks.gpu.rows import Found, Row
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "benchmarks.gpu"]
 
+ON_GPU = "tests on the GPU"
 CHECKS_SHARE, RATES_SECONDS = 0.3, 40.0
-MOST_SECONDS = 80.0  # of one contestant
+SUMMARY_SECONDS = 5.0  # for tests that are stopped to say what failed until then
+HEAD, TAIL = 100, 60  # lines kept of a check: a tool speaks first, and pytest last
+CACHES = ("CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 IN_VAIN = 2  # processes of a contestant, in which nothing was timed, before it is given up
 OUT_OF_TIME = "stopped, for time ran out"
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
+PYTEST += ["-W", "ignore::DeprecationWarning"]  # of versions that are newer than constraints.txt's
 SMALL_TESTS = ("tests/test_on_a_gpu.py", "tests/test_backends.py")
 TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/training")
 SANITIZED = (*SMALL_TESTS, "-k", "small or 33-31", "-p", "benchmarks.gpu.unpooled")
+# Errors of CUDA's functions are exceptions of CuPy's, and it asks for functions in vain on purpose.
+SANITIZER = ("--error-exitcode=9", "--check-exit-code=no", "--report-api-errors=no")
+SANITIZER += ("--show-backtrace=device", "--print-limit=5")
 
 
-def measure(output: Path, minutes: float, names: Sequence[str]) -> Found:
-    """Check and time everything that there is time for; write it down again and again."""
+def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = False) -> Found:
+    """Check and time everything that there is time for; write it down again and again.
+
+    Parameters
+    ----------
+    output : Path
+        The results, as JSON.
+    minutes : float
+        When to have ended.
+    names : sequence of str
+        Who is timed.
+    go_on : bool
+        Whether to leave out what `output` has already.
+
+    Raises
+    ------
+    DomainError
+        If `output` is of another GPU, driver or CuPy.
+    """
     deadline = time.monotonic() + 60 * minutes
     found = Found(about_gpu(), [], {}, [])
+    if go_on and output.exists():
+        found = gone_on_with(Found.of_json(output.read_text()), found.machine, names)
 
     def save() -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(found.to_json())
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CUPY_CACHE_DIR"] = folder  # so that `first` has all compiling in it
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for cache in CACHES:
+            os.environ[cache] = folder  # so that `first` has all compiling in it
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         references = Path(folder) / "references.json"
         cases = [case for name in names for case in CONTESTANTS[name].cases]
         references.write_text(json.dumps(references_of(cases)))
         save()
-        for check in checks((deadline - time.monotonic()) * CHECKS_SHARE):
+        known = [check["check"] for check in found.checks]
+        for check in checks((deadline - time.monotonic()) * CHECKS_SHARE, known):
             found.checks.append(check)
             save()
-        printed, _ = run([*PROGRAM, "--rates"], min(RATES_SECONDS, deadline - time.monotonic()))
-        found.rates.update(*lines_of(printed)[:1])
-        for i, name in enumerate(names):
+        if not found.rates:
+            printed, _ = run([*PROGRAM, "--rates"], min(RATES_SECONDS, deadline - time.monotonic()))
+            found.rates.update(*lines_of(printed)[:1])
+            if not found.rates:
+                why = {"note": "failed, or took too long", "output": printed.splitlines()[-TAIL:]}
+                found.checks.append({"check": "rates", "passed": None, **why})
+        done = Counter(row.implementation for row in found.rows)
+        waiting = [name for name in names if done[name] < len(CONTESTANTS[name].cases)]
+        for i, name in enumerate(waiting):
             left = deadline - time.monotonic()
-            seconds = min(MOST_SECONDS, left, 2 * left / (len(names) - i))
-            found.rows.extend(contestants_rows(name, references, seconds))
+            seconds = left * 2 / (len(waiting) - i + 1)
+            found.rows.extend(contestants_rows(name, references, seconds, done[name]))
             save()
     return found
+
+
+def gone_on_with(found: Found, machine: dict[str, str], names: Sequence[str]) -> Found:
+    """Return what an earlier run found, without what it says about what it has not found."""
+    if found.machine["GPU"] != machine["GPU"]:
+        raise bp.DomainError(
+            f"the results are of {found.machine['GPU']}, and here is {machine['GPU']}; "
+            "leave out --go-on to measure everything anew"
+        )
+    checks = [check for check in found.checks if check["passed"] is not None]
+    rows = [row for row in found.rows if row.batch or row.implementation not in names]
+    return replace(found, checks=checks, rows=rows)
 
 
 def about_gpu() -> dict[str, str]:
@@ -86,28 +138,50 @@ def version(module: str) -> str:
     return ", ".join(f"{name} {metadata.version(name)}" for name in packages) or "not installed"
 
 
-def checks(seconds: float) -> Iterator[dict[str, Any]]:
+def checks(seconds: float, known: Container[str] = ()) -> Iterator[dict[str, Any]]:
     """Run the GPU's tests, and the small ones under compute-sanitizer, if it is there."""
-    yield checked("tests on the GPU", [*PYTEST, *TESTS], seconds / 2)
+    deadline = time.monotonic() + seconds
     places = [f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin", os.environ.get("PATH", "")]
     sanitizer = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
-    for tool in ("memcheck", "racecheck"):
-        if sanitizer is None:
-            yield {"check": tool, "passed": None, "note": "there is no compute-sanitizer"}
+    own = [f"--kernel-name=kne={name}" for name in kernel_names()]
+    for name, filters in ((ON_GPU, []), ("memcheck", []), ("racecheck", own)):
+        if name in known:
             continue
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
-        yield checked(tool, [*command, *PYTEST, *SANITIZED], seconds / 4)
+        command = [*PYTEST, *TESTS]
+        if name != ON_GPU:
+            if sanitizer is None:
+                yield {"check": name, "passed": None, "note": "there is no compute-sanitizer"}
+                continue
+            watch = [sanitizer, f"--tool={name}", *SANITIZER, *filters]
+            command = [*watch, *PYTEST, *SANITIZED]
+        left = deadline - time.monotonic()
+        yield checked(name, command, left if name == "racecheck" else left / 2)
+
+
+def kernel_names() -> list[str]:
+    """Return the names of the project's kernels."""
+    kernel = re.compile(r"__global__ void (?:__launch_bounds__\(.*?\)\s+)?(\w+)\(")
+    sources = [file for file in files(kernels).iterdir() if file.name.endswith((".cu", ".cuh"))]
+    return sorted(name for file in sources for name in kernel.findall(file.read_text("utf-8")))
 
 
 def checked(name: str, command: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Run tests, and say how they ended; those that are not done in time have no verdict."""
     started = time.perf_counter()
-    output, status = run(command, seconds)
+    limit = f"--session-timeout={max(1.0, seconds - SUMMARY_SECONDS):.0f}"
+    output, status = run([*command, limit], seconds)
+    lines = output.splitlines()
+    counts = next((line for line in reversed(lines) if re.match(r"\d+ .* in [\d.]+s", line)), "")
+    last = counts or "".join(lines[-1:])
+    stopped = status is None or (
+        status == 1 and "session-timeout: " in output and not re.search("failed|error", counts)
+    )
     return {
         "check": name,
-        "passed": None if status is None else status == 0,
+        "passed": None if stopped else status == 0 and "passed" in counts,  # not all were skipped
         "seconds": round(time.perf_counter() - started, 1),
-        "note": OUT_OF_TIME if status is None else "",
-        "output": output.splitlines()[-12:],
+        "note": ", ".join(filter(None, [last, OUT_OF_TIME if stopped else ""])),
+        "output": lines if len(lines) <= HEAD + TAIL else [*lines[:HEAD], "...", *lines[-TAIL:]],
     }
 
 
@@ -129,33 +203,41 @@ def run(command: Sequence[str], seconds: float) -> tuple[str, int | None]:
         return file.read(), status
 
 
-def contestants_rows(name: str, references: Path, seconds: float) -> list[Row]:
-    """Return what a contestant's processes found, a row for each of its cases or for the rest."""
+def contestants_rows(name: str, references: Path, seconds: float, done: int = 0) -> list[Row]:
+    """Return what a contestant's processes found, a row for each of its cases or for the rest.
+
+    Some have been done already.
+    """
     entry, deadline = CONTESTANTS[name], time.monotonic() + seconds
     if find_spec(entry.module) is None:
         return [Row.about(name, f"{entry.module} is not installed")]
     rows: list[Row] = []
     in_vain = 0
-    while len(rows) < len(entry.cases):
+    while (first := done + len(rows)) < len(entry.cases):
         left = deadline - time.monotonic()
         if left < 1:
             return [*rows, Row.about(name, OUT_OF_TIME)]
-        command = [*PROGRAM, "--contestant", name, "--first", str(len(rows))]
+        command = [*PROGRAM, "--contestant", name, "--first", str(first)]
         output, status = run([*command, "--references", str(references)], left)
         found = [Row.of_record(record) for record in lines_of(output)]
         rows += found
         if status is None:
             return [*rows, Row.about(name, OUT_OF_TIME)]
-        if status != 0 and len(rows) < len(entry.cases):
+        if status != 0 and done + len(rows) < len(entry.cases):
             ended = f"ended with {status}: {(output.splitlines() or [''])[-1][:200]}"
-            found.append(Row.of(name, entry.cases[len(rows)], ended))
+            found.append(Row.of(name, entry.cases[done + len(rows)], ended))
             rows.append(found[-1])
         in_vain = 0 if any(row.seconds for row in found) else in_vain + 1
-        if in_vain == IN_VAIN and len(rows) < len(entry.cases):
+        if in_vain == IN_VAIN and done + len(rows) < len(entry.cases):
             return [*rows, Row.about(name, "given up, for nothing could be timed")]
     return rows
 
 
 def lines_of(output: str) -> list[dict[str, Any]]:
     """Return the records that a process printed, between whatever else it did."""
-    return [json.loads(line) for line in output.splitlines() if line.startswith('{"')]
+    records = []
+    for line in output.splitlines():
+        if line.startswith('{"'):
+            with suppress(json.JSONDecodeError):  # it was stopped meanwhile
+                records.append(json.loads(line))
+    return records

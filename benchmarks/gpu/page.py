@@ -10,7 +10,7 @@ from benchmarks.gpu.rows import GEMM, PATHS, SWEPT, TRAIN, Found, Row
 
 PAGE, PICTURE = "docs/gpu.md", "docs/gpu-roofline.svg"
 BEGIN, END = "<!-- python -m benchmarks.gpu --report FILE.json -->\n", "<!-- end -->"
-VERDICTS = {True: "passed", False: "FAILED", None: "not run"}
+VERDICTS = {True: "passed", False: "FAILED", None: "no verdict"}
 
 # Times as fast as the best of the others; and what part of the products' rate.
 GOALS = {"textbook": 50, "small": 3, "tabular": 1.3, "wide": 1.3, "large": 1.05}
