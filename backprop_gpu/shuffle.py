@@ -32,7 +32,9 @@ def orders(n: int, epochs: range, seeds: Sequence[int], xp: ArrayModule) -> Arra
         keys ^= keys >> xp.uint64(shift)
         keys *= xp.uint64(factor)
     keys ^= keys >> xp.uint64(31)
-    return xp.argsort(keys)
+    # CuPy sorts one row digit by digit, several by comparing numbers and rows.
+    order: Array = xp.argsort(keys.ravel() if keys.size == n else keys)
+    return order.reshape(keys.shape)
 
 
 def _mixed(key: Any) -> Any:  # an int, or an array of uint64

@@ -1,6 +1,7 @@
 """Matrix products by cuBLAS's C interface, against a library that has the same on the CPU."""
 
 from itertools import product
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -66,6 +67,29 @@ def test_every_stream_gets_the_workspace_and_is_bound_once():
         assert (cublas_library().stand_in_stream() or 0) == stream
     assert cublas_library().stand_in_products() == 4
     products.close()
+
+
+def test_threads_take_turns():
+    """While one has told the library where the factors are, another's are not looked for there."""
+    seen = []
+
+    class Library:
+        def __getattr__(self, name):
+            seen.append(name)
+            if seen == ["cublasCreate_v2", "cublasSetPointerMode_v2"]:
+                other.start()
+                other.join(timeout=0.1)  # it has to wait
+            return getattr(cublas_library(), name)
+
+    products = cublas.Cublas(Library(), lambda: 0, np.empty(cublas.WORKSPACE, np.uint8))
+    A, out, numbers = np.ones((2, 2)), np.empty((2, 2)), np.array([9, 9, 0.5, 0])
+    other = Thread(target=products.gemm, args=(A, A, out))
+    products.descend(A, A, np.zeros((2, 2)), numbers)
+    other.join()
+    products.close()
+    mode, bind = "cublasSetPointerMode_v2", ["cublasSetStream_v2", "cublasSetWorkspace_v2"]
+    descend = [mode, *bind, "cublasGemmEx", mode]
+    assert seen == ["cublasCreate_v2", *descend, "cublasGemmEx", "cublasDestroy_v2"]
 
 
 def test_errors_of_the_library_are_exceptions(products):

@@ -55,10 +55,17 @@ def test_calls_are_captured_on_a_stream_of_their_own_and_launched_on_the_current
     assert asked == [*captured, "launch"]
 
 
-def test_a_capture_ends_when_a_call_fails(asked):
+def test_a_capture_ends_when_a_call_fails(asked, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         cupy_device.capture([lambda: 1 / 0])
     assert asked[-2:] == ["end", "leave"]
+
+    def invalidated(stream):
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(sys.modules["cupy"].cuda.Stream, "end_capture", invalidated)
+    with pytest.raises(ZeroDivisionError):
+        cupy_device.capture([lambda: 1 / 0])
 
 
 @pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
@@ -70,6 +77,20 @@ def test_a_gpu_is_opened_with_its_own_products(asked, monkeypatch):
     backend.gemm(A, A, out)
     assert out == 1
     assert cublas_library().stand_in_stream() == 7
+
+
+@pytest.mark.parametrize("shared_bytes", [47 << 10, 200 << 10])
+def test_dynamic_shared_memory_is_asked_for(shared_bytes, asked, monkeypatch):
+    """Also where it is less than 48 KiB, which it shares with the static arrays of a kernel."""
+
+    class RawKernel(SimpleNamespace):
+        def __call__(self, grid, block, args, shared_mem):
+            asked.append((self.max_dynamic_shared_size_bytes, shared_mem, args))
+
+    monkeypatch.setattr(sys.modules["cupy"], "RawKernel", lambda *_, **__: RawKernel(), False)
+    launcher = cupy_device.RawKernelLauncher()
+    launcher.launch("source", "train", (1, 1, 1), (256, 1, 1), [None, np.int64(3)], shared_bytes)
+    assert asked == [(shared_bytes, shared_bytes, (0, 3))]
 
 
 @pytest.mark.parametrize(

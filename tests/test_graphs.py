@@ -67,6 +67,8 @@ def test_graphs_give_the_bits_that_single_launches_give(hidden, output, loss):
     as_graphs = trained(network(StandInDevice().backend(), (hidden, output)), **options)
     np.testing.assert_array_equal(alone[0], as_graphs[0])
     assert alone[1] == as_graphs[1]
+    by_numpy = trained(network("cpu", (hidden, output)), **options)
+    np.testing.assert_allclose(alone[0], by_numpy[0], rtol=1e-3, atol=1e-4)
 
 
 def test_an_epoch_is_a_few_launches_of_graphs_and_nothing_else():

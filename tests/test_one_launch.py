@@ -361,7 +361,7 @@ def test_why_there_is_no_kernel():
     assert "its registers hold, and its parameters" in chosen((32, 32, 32, 32), shared=8 << 10)
     assert "softmax only" in chosen((5, 33, 4), activation="softmax")
     own = bp.Activation("own", lambda xp, z: z, lambda xp, a: 1 + 0 * a, "a")
-    assert "no C++ expressions" in chosen((2, 2, 2), activation=own)
+    assert "no C++ expression" in chosen((2, 2, 2), activation=own)
     net = net_of((5, 257, 4)).copy(device=emulated_backend())
     with pytest.raises(bp.DomainError, match="257 nodes"):
         OneLaunch(net, find_loss("cce"), bp.SGD(), 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
+from threading import Lock
 from typing import Any, Literal
 
 from backprop_gpu.arrays import Array
@@ -63,6 +64,7 @@ class Cublas:
         self._library, self._stream, self._workspace = library, stream, workspace
         self._bound_to: int | None = None
         self._handle = c_void_p()
+        self._lock = Lock()  # a handle has one stream and one pointer mode for all threads
         self._check("cublasCreate_v2", byref(self._handle))
         # By dtype: the code of the entries, that of the arithmetic.
         self._types = {
@@ -81,7 +83,8 @@ class Cublas:
         entries from one of its columns to the next as X has columns. Hence it is asked for
         out^T = B^T A^T, and is told to transpose those that are a transpose here.
         """
-        self._gemm(A, B, out, *self._one_and_zero[out.dtype.name])
+        with self._lock:
+            self._gemm(A, B, out, *self._one_and_zero[out.dtype.name])
 
     def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
         """W = numbers[3] W + numbers[2] A B, as `Backend.descend`.
@@ -89,12 +92,13 @@ class Cublas:
         cuBLAS reads the two numbers on the device when it multiplies, so that a graph of the call
         serves every learning rate.
         """
-        self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_DEVICE))
-        try:
-            alpha, beta = (c_void_p(_address(numbers[i:])) for i in (2, 3))
-            self._gemm(A, B, W, alpha, beta)
-        finally:
-            self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_HOST))
+        alpha, beta = (c_void_p(_address(numbers[i:])) for i in (2, 3))
+        with self._lock:
+            self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_DEVICE))
+            try:
+                self._gemm(A, B, W, alpha, beta)
+            finally:
+                self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_HOST))
 
     def _gemm(self, A: Array, B: Array, out: Array, alpha: Any, beta: Any) -> None:
         entries, arithmetic = self._types[out.dtype.name]

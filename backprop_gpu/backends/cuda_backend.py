@@ -218,7 +218,8 @@ class CudaBackend:
             return
         by_rows = program[0] == "loss" and activation.cuda_rows is not None
         by_rows = by_rows and delta is not None and not canonical
-        slope = self._scratch("slope", a.shape, a.dtype) if by_rows and dC_da is None else dC_da
+        lost = dC_da is None or dC_da is a  # but a is needed until delta is there
+        slope = self._scratch("slope", a.shape, a.dtype) if by_rows and lost else dC_da
         sums = self._scratch("sums", (partial_sums,), a.dtype)
         z_in = z if canonical or activation.derivative_from == "z" else None
         arrays = (z_in, a, y, slope, None if by_rows else delta, sums)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from typing import Any
 
@@ -25,7 +25,6 @@ DRIVER = (
     "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
 )
 OPTIONS = ("--std=c++17",)
-DEFAULT_SHARED_BYTES = 48 << 10  # of a block; more has to be asked for
 
 
 @cache
@@ -98,8 +97,11 @@ def capture(calls: Sequence[Call]) -> Call:
         try:
             for call in calls:
                 call()
-        finally:
-            graph = stream.end_capture()
+        except BaseException:
+            with suppress(Exception):  # it would say no more than that something has failed
+                stream.end_capture()
+            raise
+        graph = stream.end_capture()
     launch: Call = graph.launch
     return launch
 
@@ -162,7 +164,7 @@ class RawKernelLauncher:
 
             kernel = cupy.RawKernel(source, name, options=OPTIONS)
             self._kernels[source, name] = kernel
-        if shared_bytes > DEFAULT_SHARED_BYTES:
+        if shared_bytes:  # unless asked for, a block has 48 KiB of it, with what is static
             kernel.max_dynamic_shared_size_bytes = shared_bytes
         values = tuple(np.uint64(0) if arg is None else arg for arg in args)
         kernel(grid, block, values, shared_mem=shared_bytes)
