@@ -207,7 +207,7 @@ def own_loss(path):
     [
         (sparse, "a sparse matrix takes single steps"),
         (weighted, "weighting samples takes single steps"),
-        (streamed, "a stream takes single steps"),
+        (streamed, "a stream of batches takes single steps"),
         (own_loss, r"'l1' has no C\+\+"),
     ],
 )

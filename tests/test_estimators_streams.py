@@ -16,7 +16,7 @@ from host.launcher import unavailable_reason
 
 import backprop_gpu as bp
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
-from backprop_gpu.estimators.batches import OneBatch
+from backprop_gpu.feed import Feed
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -84,12 +84,14 @@ def assert_same(one, other):
     assert one.best_loss_ == pytest.approx(other.best_loss_)
 
 
+@pytest.mark.parametrize("path", ["steps", "compiled"])
 @pytest.mark.parametrize("store", [npy, hdf5, zarr_array, parquet, None])
-def test_files_in_their_order_teach_what_arrays_do(store, tmp_path):
+def test_files_in_their_order_teach_what_arrays_do(store, path, tmp_path):
     x = Sliced(X) if store is None else store(tmp_path, X)
-    model = MLPRegressor(**SETTINGS, shuffle=False)
+    model = MLPRegressor(**SETTINGS, shuffle=False, path=path)
     for _ in range(2):
         model.partial_fit(x, LENGTH)
+    assert model.path_ == path
     assert_same(model, in_memory(MLPRegressor, LENGTH))
 
 
@@ -147,14 +149,14 @@ def test_samples_weigh_what_they_weigh_in_arrays(Estimator, y, settings):
 
 
 def test_every_pass_has_an_order_of_its_own_that_the_seed_decides(monkeypatch):
-    load, orders = OneBatch.load, []
+    load, orders = Feed.load, []
 
     def noted(batch, step):
         count = load(batch, step)
         orders[-1].extend(batch.arrays()[0][:count, 0].tolist())
         return count
 
-    monkeypatch.setattr(OneBatch, "load", noted)
+    monkeypatch.setattr(Feed, "load", noted)
 
     def passes(**settings):
         model = MLPRegressor(**SETTINGS | settings)

@@ -14,6 +14,7 @@ from backprop_gpu.batches import ArrayBatches, Batches
 from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
+from backprop_gpu.feed import Feed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, write_factors
@@ -121,7 +122,7 @@ class Learner:
             path=path,
             unusual=_unusual(net, batches),
         )
-        if chosen.path == "compiled" and isinstance(batches, ArrayBatches):
+        if chosen.path == "compiled" and isinstance(batches, ArrayBatches | Feed):
             try:
                 given = net, batches, loss, optimizer, None, chosen.threads or 1
                 return CompiledSteps(*given, penalizes=penalizes)
@@ -151,8 +152,12 @@ def _unusual(net: MLP, batches: Batches) -> str | None:
         return "scikit-learn's order of the samples"
     if isinstance(batches, ArrayBatches):
         return None
-    kinds = {SparseBatches: "a sparse matrix", WeightedBatches: "weighting samples"}
-    return kinds.get(type(batches), "a stream")
+    kinds = {
+        Feed: "streaming",
+        SparseBatches: "a sparse matrix",
+        WeightedBatches: "weighting samples",
+    }
+    return kinds.get(type(batches), "a stream of batches")
 
 
 def _optimizer(estimator: BaseMLP) -> SGD | Adam:

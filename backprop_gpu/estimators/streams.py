@@ -30,8 +30,9 @@ from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, is_sparse
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
 from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
-from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.feed import Feed
+
+CHUNK = 64  # steps between two looks at the losses, and at whether somebody pressed Ctrl-C
 
 Encode = Callable[[Any, slice], NDArray[Any]]
 """Returns the targets of some y, and of which rows they are."""
@@ -170,11 +171,22 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
     if anew:
         estimator._start(net)
     estimator.n_outputs_ = outputs
+    notes = Notes(estimator, net)
     try:
         with net.backend.computing(6.0 * (batches.batch_size or len(x)) * net.weight_count):
-            batch = OneBatch(net, outputs + has_weights)
-            epoch = batches.epoch(stream.epoch, room=batch.room)
-            _learn(estimator, net, loss, epoch, batch, has_weights=has_weights)
+            if isinstance(batches, StreamedBatches) and not has_weights:
+                columns = net.layer_sizes[0], outputs
+                with closing(Feed(batches, columns, net.backend, net.dtype)) as feed:
+                    learner = Learner(estimator, net, loss, feed)
+                    total, samples = _learn_files(learner, feed, stream.epoch)
+            else:
+                batch = OneBatch(net, outputs + has_weights)
+                learner = Learner(estimator, net, weighted(loss) if has_weights else loss, batch)
+                with closing(batches.epoch(stream.epoch, room=batch.room)) as epoch:
+                    total, samples = _learn_batches(learner, epoch, has_weights=has_weights)
+        # What is noted is what scikit-learn does.
+        notes.take(learner.pass_over(samples), total / samples, None)
+        notes.have_stalled(learner.progress)
         if not net.backend.xp.isfinite(net.parameters).all():
             raise ValueError(NON_FINITE)
     except KeyboardInterrupt:
@@ -198,33 +210,36 @@ def _encoder(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> Encode:
     return encode
 
 
-def _learn(
-    estimator: BaseMLP,
-    net: MLP,
-    loss: Loss,
-    batches: Generator[tuple[Array, Array], None, None],
-    batch: OneBatch,
-    *,
-    has_weights: bool,
-) -> None:
-    """Make a step on every batch, all of which come in one place; note the epoch.
+def _learn_files(learner: Learner, feed: Feed, epoch: int) -> tuple[float, int]:
+    """Go through an epoch; return the sum of all samples' losses, and how many there were."""
+    samples, batches = feed.stream.samples or 0, feed.per_epoch or 0
+    counts = np.minimum(feed.batch_size, samples - feed.batch_size * np.arange(batches))
+    rate, total = learner.progress.learning_rate, 0.0
+    for start in range(0, batches, CHUNK):
+        some = counts[start : start + CHUNK]
+        first = epoch * batches + start
+        rates = np.full(len(some), rate)
+        losses = learner.learn(range(first, first + len(some)), rates, some)
+        if not np.isfinite(losses).all():
+            raise ValueError(NON_FINITE)
+        total += float((losses * some).sum())
+    return total, samples
 
-    What is noted is what scikit-learn does.
-    """
-    notes = Notes(estimator, net)
-    learner = Learner(estimator, net, weighted(loss) if has_weights else loss, batch)
+
+def _learn_batches(
+    learner: Learner, batches: Iterable[tuple[Array, Array]], *, has_weights: bool
+) -> tuple[float, int]:
+    """Make a step on every batch, all of which come in one place; return what _learn_files does."""
     rate = np.array([learner.progress.learning_rate])
     step, samples, total = 0, 0, 0.0
-    with closing(batches):
-        for x, y in batches:
-            count = float(y[:, -1].sum()) if has_weights else len(x)
-            if not count:
-                raise ZeroDivisionError(NO_WEIGHT)
-            if has_weights:
-                y[:, -1] *= len(x) / count
-            (C,) = learner.learn(range(step, step + 1), rate, np.array([count])).tolist()
-            if not math.isfinite(C):
-                raise ValueError(NON_FINITE)
-            step, samples, total = step + 1, samples + len(x), total + len(x) * C
-    notes.take(learner.pass_over(samples), total / samples, None)
-    notes.have_stalled(learner.progress)
+    for x, y in batches:
+        count = float(y[:, -1].sum()) if has_weights else len(x)
+        if not count:
+            raise ZeroDivisionError(NO_WEIGHT)
+        if has_weights:
+            y[:, -1] *= len(x) / count
+        (C,) = learner.learn(range(step, step + 1), rate, np.array([count])).tolist()
+        if not math.isfinite(C):
+            raise ValueError(NON_FINITE)
+        step, samples, total = step + 1, samples + len(x), total + len(x) * C
+    return total, samples
