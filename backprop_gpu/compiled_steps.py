@@ -32,6 +32,8 @@ class CompiledSteps(ChunkSteps):
         How many share a batch.
     penalizes : bool
         As of `Steps`.
+    weighted : bool
+        Whether the targets have one more column: how much each sample counts.
     clip_norm, clip_value : float or None
         As of `train`.
     """
@@ -48,6 +50,7 @@ class CompiledSteps(ChunkSteps):
         threads: int,
         *,
         penalizes: bool = False,
+        weighted: bool = False,
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class CompiledSteps(ChunkSteps):
             *(net.layer_sizes, net.activations, loss, optimizer, net.dtype),
             *(batches.batch_size, threads),
             penalizes=penalizes,
+            weighted=weighted,
             clip_norm=math.inf if clip_norm is None else clip_norm,
             clip_value=math.inf if clip_value is None else clip_value,
         )

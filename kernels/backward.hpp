@@ -6,7 +6,7 @@
 //     4.   dC/da[l-1] = delta[l] W[l]
 //
 // backprop_gpu.compiled writes `Activation<l>::g_prime(z, a)`, and `Loss` with canonical, of_rows,
-// term(z, a, y, m) and slope(z, a, y, m).
+// term(z, a, y, m) and slope(z, a, y, m). WEIGHTED says whether samples count differently.
 
 // What it leaves, and the gradient of the tiles so far.
 template <int l>
@@ -20,6 +20,7 @@ struct Gradient<0> {
     const real* y;
     alignas(64) real targets[PLAIN ? 1 : TILE * stride(L)];
     alignas(64) real terms[TILE * stride(L)];
+    real weights[WEIGHTED ? TILE : 1];
     alignas(64) real zeros[PLAIN ? 1 : round_up(widest(), V)];
 };
 struct Passes : Tile<L>, Gradient<L> {};
@@ -49,6 +50,7 @@ INLINE void softmax_cross_entropy(const real* z, const real* y, real* terms) {
 }
 
 // Equations 1 and 2 for the last layer, times `share`, 1/n: C is an average. Returns sum_i C_i.
+// Where samples count differently, n is the sum of their weights.
 INLINE double output(Passes& tile, int rows, real share) {
     typedef Activation<L> g;
     const real *a = tile.Tile<L>::a, *z = g::keeps_z ? tile.Tile<L>::z : a, *y = tile.y;
@@ -66,6 +68,10 @@ INLINE double output(Passes& tile, int rows, real share) {
     for (int r = 0; r < rows; ++r) {
         real C_i = 0;
         for (int n = 0; n < OUTPUTS; ++n) C_i += terms[r * stride(L) + n];
+        if constexpr (WEIGHTED) {
+            C_i *= tile.weights[r];
+            for (int n = 0; n < OUTPUTS; ++n) delta[r * stride(L) + n] *= tile.weights[r];
+        }
         sum += C_i;
     }
     return sum;

@@ -24,7 +24,7 @@ constexpr int64_t drawn_size(int64_t n) { return sizeof(Drawn) + (4 * n + 2) * s
 // All that one call is about; its threads share it.
 struct Run {
     real *parameters, *s0, *s1;
-    const real *x, *y;
+    const real *x, *y;  // the last column of y are weights, if samples have some
     int64_t n, first_step, steps;
     const Numbers* numbers;
     real* losses;
@@ -230,11 +230,18 @@ static void meet(Run& run) {
         if (spins > 2000) sched_yield();
 }
 
+constexpr int TARGETS = OUTPUTS + WEIGHTED;  // columns of y
+
+INLINE int64_t sample(const Run& run, int64_t place) {
+    return run.order ? run.order[place] : place;
+}
+
 // Brings samples to where a tile has them.
 INLINE void gather(const Run& run, Passes& tile, int64_t first, int rows) {
     for (int r = 0; r < rows; ++r) {
-        const int64_t i = run.order ? run.order[first + r] : first + r;
-        const real *x = run.x + i * INPUTS, *y = run.y + i * OUTPUTS;
+        const int64_t i = sample(run, first + r);
+        const real *x = run.x + i * INPUTS, *y = run.y + i * TARGETS;
+        if constexpr (WEIGHTED) tile.weights[r] = y[OUTPUTS];
         if constexpr (PLAIN) {
             tile.x = x, tile.y = y;
         } else {
@@ -244,9 +251,18 @@ INLINE void gather(const Run& run, Passes& tile, int64_t first, int rows) {
     }
 }
 
-// The gradient of some samples of a batch of `count`; returns the sum of their C_i.
-INLINE double pass(const Run& run, Passes& tile, int64_t from, int64_t to, int64_t count) {
-    const real share = real(1) / count;
+// How much a batch counts.
+INLINE double weight_of(const Run& run, int64_t first, int64_t count) {
+    if constexpr (!WEIGHTED) return count;
+    double sum = 0;
+    for (int64_t i = first; i < first + count; ++i)
+        sum += run.y[sample(run, i) * TARGETS + OUTPUTS];
+    return sum;
+}
+
+// The gradient of some samples of a batch that counts `weight`; returns the sum of their C_i.
+INLINE double pass(const Run& run, Passes& tile, int64_t from, int64_t to, double weight) {
+    const real share = 1 / weight;
     double sum = 0;
     for (int64_t i = from; i < to; i += TILE) {
         const int rows = TILE == 1 ? 1 : to - i < TILE ? to - i : TILE;
@@ -269,15 +285,16 @@ static void work(Run& run, Passes& tile, int t) {
         const int64_t start = batch * BATCH, left = run.n - start;
         const int64_t count = left < BATCH ? left : BATCH;
         const int shards = PLAIN ? 1 : count < threads_of(run) ? count : threads_of(run);
+        const double weight = weight_of(run, start, count);
         if (PLAIN || t < shards) {
             const int64_t from = count * t / shards, to = count * (t + 1) / shards;
-            run.sums[t] = pass(run, tile, start + from, start + to, count);
+            run.sums[t] = pass(run, tile, start + from, start + to, weight);
         }
         if (PENALIZES) run.squares[t] = squares;
         meet(run);
         double sum = run.sums[0];
         for (int i = 1; i < shards; ++i) sum += run.sums[i];
-        double loss = sum / count;
+        double loss = sum / weight;
         if (PENALIZES) {
             double all = run.squares[0];
             for (int i = 1; i < threads_of(run); ++i) all += run.squares[i];

@@ -40,6 +40,13 @@ class Training:
         orders = [random.permutation(26) for _ in range(6)]
         self.batches = ArrayBatches(x, y, batch_size, orders.__getitem__, self.net.backend)
 
+    def weighing(self, weights):
+        """Have samples count differently."""
+        b = self.batches
+        y = np.column_stack([b.y, weights]).astype(b.y.dtype)
+        self.batches = ArrayBatches(b.x, y, b.batch_size, b._order_of, b.backend)
+        return self
+
     def from_files(self):
         """Stream the samples, in windows of two batches; the second of an epoch has 10 samples."""
         x, y, backend = self.batches.x, self.batches.y, self.net.backend
@@ -126,6 +133,26 @@ def test_gradients_are_clipped(dtype, sizes, limits, threads):
     free = training().by_loop(range(9), threads=threads)
     changes_nothing = limits == {"clip_norm": 1e9}
     assert np.array_equal(found[1], free[1]) == changes_nothing
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_weights_that_are_all_alike_change_no_bit(sizes, threads):
+    without = Training(SIZES[sizes]).by_loop(range(9), threads=threads)
+    alike = Training(SIZES[sizes]).weighing(np.full(26, 4.0))
+    assert_equal(alike.by_loop(range(9), threads=threads, weighted=True), without)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_sample_with_a_weight_counts_like_so_many(sizes, threads):
+    weights = np.arange(26) % 4
+    weighed = Training(SIZES[sizes], batch_size=26).weighing(weights)
+    several = Training(SIZES[sizes], batch_size=26)
+    x, y = (np.repeat(array, weights, axis=0) for array in (several.batches.x, several.batches.y))
+    several.batches = ArrayBatches(x, y, len(x), lambda epoch: None, several.net.backend)
+    found = weighed.by_loop(range(5), threads=threads, weighted=True)
+    assert_close(found, several.by_numpy(range(5)), 1e-12)
 
 
 @pytest.mark.parametrize(("error", "limit"), [(1e-25, 1e-30), (1e19, 1.0)])

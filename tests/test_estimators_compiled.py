@@ -68,7 +68,9 @@ def assert_same_model(one, other, tolerance=1e-12):
     for a, b in zip(shown, expected, strict=True):
         np.testing.assert_allclose(a, b, tolerance, tolerance * np.max(np.abs(b)))
     if getattr(other, "validation_scores_", None) is not None:
-        np.testing.assert_allclose(one.validation_scores_, other.validation_scores_, 1e-9)
+        np.testing.assert_allclose(
+            one.validation_scores_, other.validation_scores_, max(tolerance, 1e-9)
+        )
 
 
 def assert_same_bits(one, other):
@@ -98,6 +100,38 @@ def test_every_kind_of_target(dtype, tolerance, target):
     compiled = new(Estimator, "compiled", **settings).fit(X, y)
     assert compiled.coefs_[0].dtype == dtype
     assert_same_model(compiled, new(Estimator, "steps", **settings).fit(X, y), tolerance)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"batch_size": 1, "max_iter": 3},
+        {"solver": "sgd", "alpha": 0.1},
+        {"early_stopping": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-12)])
+def test_samples_that_count_differently(dtype, tolerance, target, settings):
+    Estimator, y = TARGETS[target]
+    if target == "labels":
+        settings = settings | {"early_stopping": False}
+    weights = np.random.default_rng(0).uniform(0.1, 2, len(X))
+    compiled = new(Estimator, "compiled", dtype=dtype, **settings).fit(X, y, weights)
+    assert compiled.path_ == "compiled"
+    steps = new(Estimator, "steps", dtype=dtype, **settings).fit(X, y, weights)
+    assert_same_model(compiled, steps, tolerance)
+
+
+def test_classes_that_count_differently():
+    settings = {"class_weight": {0: 3.0, 2: 0.5}}
+    compiled = new(MLPClassifier, "compiled", **settings).fit(X, SPECIES)
+    assert compiled.path_ == "compiled"
+    assert_same_model(compiled, new(MLPClassifier, "steps", **settings).fit(X, SPECIES))
+    without = new(MLPClassifier, "compiled").fit(X, SPECIES)
+    assert not np.array_equal(compiled.coefs_[0], without.coefs_[0])
 
 
 def test_the_order_in_memory_does_not_matter():
@@ -189,10 +223,6 @@ def sparse(path):
     return new(MLPRegressor, path).fit(scipy_sparse.csr_array(X), LENGTH)
 
 
-def weighted(path):
-    return new(MLPRegressor, path).fit(X, LENGTH, np.linspace(0.5, 1, len(X)))
-
-
 def streamed(path):
     return new(MLPRegressor, path).partial_fit([(X, LENGTH)])
 
@@ -206,7 +236,6 @@ def own_loss(path):
     ("fit", "reason"),
     [
         (sparse, "a sparse matrix takes single steps"),
-        (weighted, "weighting samples takes single steps"),
         (streamed, "a stream of batches takes single steps"),
         (own_loss, r"'l1' has no C\+\+"),
     ],

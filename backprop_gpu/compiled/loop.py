@@ -103,6 +103,8 @@ class CompiledLoop:
         samples are one thread's.
     penalizes : bool
         Whether the losses have the penalty of the weights in them; see `Step`.
+    weighted : bool
+        Whether y has one more column: how much each sample counts.
     clip_norm, clip_value : float
         The most that the norm of a gradient, and each number in it, may be; see `train`.
 
@@ -125,6 +127,7 @@ class CompiledLoop:
         threads: int = 1,
         *,
         penalizes: bool = False,
+        weighted: bool = False,
         clip_norm: float = math.inf,
         clip_value: float = math.inf,
     ) -> None:
@@ -134,15 +137,18 @@ class CompiledLoop:
         reason = why_not(layer_sizes, activations, loss, optimizer, dtype, batch_size)
         if reason is not None:
             raise DomainError(f"there is no compiled training loop: {reason}")
-        self._inputs, self._outputs = layer_sizes[0], layer_sizes[-1]
+        self._inputs, self._targets = layer_sizes[0], layer_sizes[-1] + weighted
         self._slots = optimizer.slots
         self._size = weight_count(layer_sizes) + sum(layer_sizes[1:])
         self._limits = clip_norm, clip_value
         entries = layer_sizes, activations, loss, optimizer
-        clips = min(self._limits) < math.inf
-        library = load(
-            source(*entries, self.dtype.name, batch_size, penalizes=penalizes, clips=clips)
+        text = source(
+            *(*entries, self.dtype.name, batch_size),
+            penalizes=penalizes,
+            clips=min(self._limits) < math.inf,
+            weighted=weighted,
         )
+        library = load(text)
         self._train, self._memory_size = library.train, library.memory_size
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 5, ctypes.c_int]
@@ -208,7 +214,7 @@ class CompiledLoop:
             *[_checked("state", slot, self.dtype, (self._size,)) for slot in state],
             *[None] * (2 - len(state)),
             _checked("x", x, self.dtype, (n, self._inputs)),
-            _checked("y", y, self.dtype, (n, self._outputs)),
+            _checked("y", y, self.dtype, (n, self._targets)),
         ]
         seed_place = None if seed is None else ctypes.byref(ctypes.c_uint64(seed))
         with self._turn:

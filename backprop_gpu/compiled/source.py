@@ -58,11 +58,13 @@ def source(
     *,
     penalizes: bool = False,
     clips: bool = False,
+    weighted: bool = False,
 ) -> str:
     """Return one complete translation unit, of which `train` is called."""
     entries = (
         f"constexpr int SLOTS = {optimizer.slots};",
         f"constexpr bool PENALIZES = {_bool(penalizes)}, CLIPS = {_bool(clips)};",
+        f"constexpr bool WEIGHTED = {_bool(weighted)};",
         entries_source(activations, loss),
         f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
     )

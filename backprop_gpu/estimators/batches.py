@@ -142,14 +142,14 @@ class WeightedBatches:
     """Batches whose weights, the last column of their targets, are 1 on average in each."""
 
     def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+        self.unscaled = batches
         self.batch_size, self.per_epoch = batches.batch_size, batches.per_epoch
 
     def arrays(self) -> tuple[Array, Array]:
-        return self._batches.arrays()
+        return self.unscaled.arrays()
 
     def load(self, step: int) -> int:
-        count = self._batches.load(step)
+        count = self.unscaled.load(step)
         weights = self.arrays()[1][:count, -1]
         weights *= count / weights.sum()
         return count

@@ -14,6 +14,7 @@ from backprop_gpu.batches import ArrayBatches, Batches
 from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
+from backprop_gpu.estimators.losses import Weighted
 from backprop_gpu.feed import Feed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -112,20 +113,26 @@ class Learner:
         self, batches: Batches, loss: Loss, epochs: int, path: PathName
     ) -> Steps | CompiledSteps:
         net, optimizer, penalizes = self.net, self._optimizer, bool(self.estimator.alpha)
+        given, entry = batches, loss
+        if isinstance(batches, WeightedBatches) and isinstance(loss, Weighted):
+            given, entry = batches.unscaled, loss.unweighted or loss
         chosen = plan(
             net,
             samples=batches.batch_size * (batches.per_epoch or 1),
-            loss=loss,
+            loss=entry,
             optimizer=optimizer,
             epochs=epochs,
             batch_size=batches.batch_size,
             path=path,
-            unusual=_unusual(net, batches),
+            unusual=_unusual(net, given),
         )
-        if chosen.path == "compiled" and isinstance(batches, ArrayBatches | Feed):
+        if chosen.path == "compiled" and isinstance(given, ArrayBatches | Feed):
             try:
-                given = net, batches, loss, optimizer, None, chosen.threads or 1
-                return CompiledSteps(*given, penalizes=penalizes)
+                return CompiledSteps(
+                    *(net, given, entry, optimizer, None, chosen.threads or 1),
+                    penalizes=penalizes,
+                    weighted=entry is not loss,
+                )
             except CompileError as error:
                 if path == "compiled":
                     raise
@@ -152,11 +159,7 @@ def _unusual(net: MLP, batches: Batches) -> str | None:
         return "scikit-learn's order of the samples"
     if isinstance(batches, ArrayBatches):
         return None
-    kinds = {
-        Feed: "streaming",
-        SparseBatches: "a sparse matrix",
-        WeightedBatches: "weighting samples",
-    }
+    kinds = {Feed: "streaming", SparseBatches: "a sparse matrix"}
     return kinds.get(type(batches), "a stream of batches")
 
 

@@ -7,6 +7,8 @@ epsilon; the core's cross-entropies, which are exact, would give a higher loss t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from backprop_gpu.activations import Activation
@@ -88,8 +90,11 @@ BINARY_LOG_LOSS = Loss(
 )
 
 
-class _Weighted(Loss):
+@dataclass(frozen=True)
+class Weighted(Loss):
     """A loss whose targets have one more column: how much a sample counts, 1 on average."""
+
+    unweighted: Loss | None = None
 
     def output_delta(
         self,
@@ -120,10 +125,11 @@ def weighted(loss: Loss) -> Loss:
         assert of_z is not None
         return y[:, -1] * of_z(xp, z, y[:, :-1])
 
-    return _Weighted(
+    return Weighted(
         loss.name,
         value=lambda xp, a, y: y[:, -1] * loss.value(xp, a, y[:, :-1]),
         gradient=lambda xp, a, y: y[:, -1:] * loss.gradient(xp, a, y[:, :-1]),
         canonical=loss.canonical,
         canonical_value=None if of_z is None else value_of_z,
+        unweighted=loss,
     )
