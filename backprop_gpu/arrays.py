@@ -74,11 +74,43 @@ def numeric(values: Any, name: str) -> Array:
             ) from error
         kind, dtype = array.dtype.kind, array.dtype
     if kind not in "biuf":
+        columns = _other_columns(values)
         raise DtypeError(
             f"{name} has dtype {dtype} (from {type(values).__name__}); expected real numbers"
+            + (f", and there is something else in {columns}" if columns else "")
             + ("" if kind == "c" else ": convert it, for example with .astype('float32')")
         )
     return array
+
+
+def _other_columns(values: Any) -> str:
+    """Return which columns of a DataFrame hold something other than NumPy's real numbers."""
+    kinds = getattr(values, "dtypes", {})
+    others = [
+        f"{column!r} ({kind})"
+        for column, kind in (kinds.items() if hasattr(kinds, "items") else ())
+        if not isinstance(kind, np.dtype) or kind.kind not in "biuf"
+    ]
+    return ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+
+
+def _remedy(shape: tuple[int, ...], name: str, columns: int, meaning: str) -> str:
+    """Return what makes such a matrix of an array, as far as its shape tells."""
+    labels = {1: name, 2: f"{name}[:, 0]"}.get(len(shape), "")
+    remedies = {
+        f"{name}.reshape({len(shape) and shape[0]}, -1)": len(shape) > 2,
+        f"{name}.T if samples are its columns": len(shape) == 2 and shape[0] == columns,
+        f"{name}[None, :] for one sample": shape == (columns,),
+        f"{name}[:, None] for one column": len(shape) == columns == 1,
+        f"one_hot({labels}, {columns}) for class labels": (
+            meaning == "output node"
+            and columns > 1
+            and shape != (columns,)
+            and shape[1:] in ((), (1,))
+        ),
+    }
+    fitting = [remedy for remedy, fits in remedies.items() if fits and shape]
+    return f"; write {' or '.join(fitting)}" if fitting else ""
 
 
 def check_result(result: Any, shape: tuple[int, ...], what: str, given: tuple[int, ...]) -> None:
@@ -116,22 +148,19 @@ def as_matrix(
     """
     array = numeric(values, name)
     shape = tuple(array.shape)
+    # Lists, pandas' Series and files have no way of their own.
+    given = name if hasattr(values, "reshape") else f"numpy.asarray({name})"
     if len(shape) != 2:
-        remedy = ""
-        if len(shape) == 1:
-            remedy = f"; write {name}[None, :] for one sample" + (
-                f" or {name}[:, None] for one column" if columns == 1 else ""
-            )
-        elif len(shape) > 2:
-            remedy = f"; write {name}.reshape(len({name}), -1)"
-        raise ShapeError(f"{name} has shape {shape}; expected (samples, {columns}){remedy}")
+        raise ShapeError(
+            f"{name} has shape {shape}; expected (samples, {columns})"
+            + _remedy(shape, given, columns, meaning)
+        )
     if shape[0] == 0:
         raise ShapeError(f"{name} has shape {shape}: no samples; at least one is needed")
     if shape[1] != columns:
-        turned = f"; if samples are its columns, give {name}.T" if shape[0] == columns else ""
         raise ShapeError(
             f"{name} has shape {shape}; expected (samples, {columns}): one column per {meaning}"
-            + turned
+            + _remedy(shape, given, columns, meaning)
         )
     with backend.computing(0):
         matrix = backend.asarray(array, dtype)
@@ -179,11 +208,15 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
     if labels.ndim != 1 or labels.size == 0:
         raise ShapeError(f"labels has shape {labels.shape}; expected (samples,), at least one")
     if labels.dtype.kind not in "iu":
-        raise DtypeError(f"labels has dtype {labels.dtype}; expected integers from 0")
+        raise DtypeError(
+            f"labels has dtype {labels.dtype}; expected integers from 0: numpy.unique(labels, "
+            "return_inverse=True)[1] numbers labels of any kind"
+        )
     classes = int(labels.max()) + 1 if classes is None else check_count("classes", classes)
     if labels.min() < 0 or labels.max() >= classes:
         raise DomainError(
             f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
         )
-    rows: np.ndarray[Any, Any] = np.eye(classes, dtype=np.float32)[labels]
+    rows = np.zeros((len(labels), classes), np.float32)
+    rows[np.arange(len(labels)), labels] = 1
     return rows

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,8 @@ from backprop_gpu.errors import (
     ShapeError,
     UnknownNameError,
 )
-from backprop_gpu.files import write_atomically
-from backprop_gpu.mlp import MLP
+from backprop_gpu.files import checked_path, write_atomically
+from backprop_gpu.mlp import MLP, check_network
 
 FORMAT = "backprop_gpu/1"
 EXTRA = "extra."
@@ -80,6 +79,8 @@ def save(
     FileFormatError
         If the path can't be written.
     """
+    check_network(net)
+    path = checked_path(path)
     tensors = _safetensors()
     for g in net.activations:
         if g.name in ACTIVATIONS and find_activation(g.name, g.parameters) != g:
@@ -105,7 +106,7 @@ def save(
         "notes": _as_json({} if notes is None else notes),
     }
     metadata["sha256"] = checksum(metadata, values)
-    write_atomically(Path(path), tensors.numpy.save(values, metadata))
+    write_atomically(path, tensors.numpy.save(values, metadata))
 
 
 def _as_json(notes: Mapping[str, Any]) -> str:
@@ -145,7 +146,7 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
         If the network has an activation that is not registered here.
     """
     tensors = _safetensors()
-    path = Path(path)
+    path = checked_path(path)
     try:
         if not path.is_file():
             what = "is not a file" if path.exists() else "does not exist"
@@ -169,9 +170,11 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
         raise FileFormatError(
             f"{path} is damaged: its content does not have the checksum that it was saved with"
         )
-    backend, _ = choose_backend(device)
+    backend, reason = choose_backend(device)
     try:
-        return _assemble(metadata, values, backend)
+        saved = _assemble(metadata, values, backend)
+        saved.net.device_reason = reason
+        return saved
     except UnknownNameError as error:
         kind, name, known, _ = error.arguments
         remedy = f". {path} needs it: call register_activation before load"

@@ -48,18 +48,24 @@ ELSEWHERE = {
 }
 
 
+def brief(value: object) -> str:
+    """Return what a message calls a value: its repr in one line, cut where it is long."""
+    text = " ".join(line.strip() for line in repr(value).splitlines())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class UnknownNameError(ValueError):
     """A name that is in no table."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str], remedy: str = "") -> None:
         self.arguments = (kind, name, tuple(sorted(known)), remedy)
         ours = {ours: ours for ours in self.arguments[2]}
-        ours |= {theirs: name for theirs, name in ELSEWHERE.items() if name in ours}
+        ours = {theirs: name for theirs, name in ELSEWHERE.items() if name in ours} | ours
         written = str(getattr(name, "__name__", name)).lower().replace(" ", "_")
         near = dict.fromkeys(ours[n] for n in get_close_matches(written, ours, n=3, cutoff=0.5))
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        hint = f"did you mean {' or '.join(map(repr, near))}? There are" if near else "there are"
         everything = ", ".join(map(repr, self.arguments[2]))
-        super().__init__(f"unknown {kind} {name!r}; {hint}There are: {everything}{remedy}")
+        super().__init__(f"unknown {kind} {brief(name)}; {hint}: {everything}{remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.arguments
@@ -127,7 +133,7 @@ def check_entry(kind: str, name: object, functions: Iterable[object]) -> None:
 def check_count(name: str, count: object, least: int = 1) -> int:
     """Return `count` as an int; raise DomainError unless it is whole and at least `least`."""
     if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
-        raise DomainError(f"{name} is {count!r}; expected a whole number, {least} or above")
+        raise DomainError(f"{name} is {brief(count)}; expected a whole number, {least} or above")
     return int(count)
 
 
@@ -138,7 +144,7 @@ def check_number(name: str, value: object, expected: str) -> float:
             number = float(value)
             if isfinite(number):
                 return number
-    raise DomainError(f"{name} is {value!r}; expected {expected}")
+    raise DomainError(f"{name} is {brief(value)}; expected {expected}")
 
 
 def check_positive(name: str, value: object) -> float:
@@ -146,7 +152,7 @@ def check_positive(name: str, value: object) -> float:
     expected = "a finite number above 0"
     number = check_number(name, value, expected)
     if number <= 0:
-        raise DomainError(f"{name} is {value!r}; expected {expected}")
+        raise DomainError(f"{name} is {brief(value)}; expected {expected}")
     return number
 
 
@@ -155,5 +161,5 @@ def check_not_negative(name: str, value: object) -> float:
     expected = "0 or a finite number above it"
     number = check_number(name, value, expected)
     if number < 0:
-        raise DomainError(f"{name} is {value!r}; expected {expected}")
+        raise DomainError(f"{name} is {brief(value)}; expected {expected}")
     return number

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backprop_gpu.errors import DomainError, DtypeError, MissingExtraError
-from backprop_gpu.files import write_atomically
+from backprop_gpu.errors import DomainError, MissingExtraError
+from backprop_gpu.files import checked_path, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +27,7 @@ def new_figure(what_for: str, **settings: Any) -> Figure:
 
 def check_picture_path(path: str | os.PathLike[str]) -> Path:
     """Return `path` as a Path; raise unless it ends as a format does that figures are saved in."""
-    if not isinstance(path, str | os.PathLike):
-        raise DtypeError(f"path is {path!r}; expected a str or a Path")
-    path = Path(path)
+    path = checked_path(path)
     if path.suffix.lower() not in FORMATS:
         raise DomainError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(FORMATS)}")
     return path

@@ -7,7 +7,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from backprop_gpu.errors import FileFormatError
+from backprop_gpu.errors import DtypeError, FileFormatError, brief
+
+
+def checked_path(path: object, name: str = "path") -> Path:
+    """Return `path` as a Path; raise DtypeError if it is something else."""
+    if not isinstance(path, str | os.PathLike):
+        raise DtypeError(f"{name} is {brief(path)}; expected a str or a Path")
+    return Path(path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

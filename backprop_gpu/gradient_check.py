@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import GradientError, check_count, check_positive
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Layer
 from backprop_gpu.optimizers import SGD, numbers_of
 
@@ -119,6 +119,7 @@ def check_gradients(
     >>> report.largest_error < 1e-8
     True
     """
+    check_network(net)
     check_count("max_entries", max_entries)
     check_count("directions", directions, least=0)
     limit = TOLERANCE[net.dtype.name] if tolerance is None else tolerance

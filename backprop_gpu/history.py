@@ -21,7 +21,7 @@ BLUE, ORANGE, GREY, INK = "#1f6fb2", "#d1652a", "#8a857a", "#26241f"
 
 @dataclass
 class History:
-    """What happened in training; every list has one entry an epoch.
+    """What happened in training; every list has one entry an epoch. Its repr is one line.
 
     Attributes
     ----------
@@ -52,6 +52,17 @@ class History:
     seconds: float = 0.0
     path: str = "steps"
     precision: str = "float32"
+
+    def __repr__(self) -> str:
+        told = [f"{len(self.loss):,} epochs"]
+        for name, losses in (("loss", self.loss), ("validation loss", self.validation_loss)):
+            if losses:
+                told.append(f"{name} {losses[0]:.4g} -> {losses[-1]:.4g}")
+        if self.best_epoch is not None:
+            told.append(f"best epoch {self.best_epoch:,}")
+        if self.stopped_by != "epochs":
+            told.append(f"stopped by {self.stopped_by}")
+        return f"History({', '.join(told)}; {self.seconds:.3g} s, path {self.path!r})"
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
         """Draw the losses, and the learning rate where it changes (extra ``plot``).

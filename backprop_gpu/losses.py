@@ -6,7 +6,7 @@ in exactly one place, `Loss.output_delta` (and the kernels beside it); no entry 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -159,9 +159,12 @@ class Loss:
         if self.targets == "distribution":
             off = float(xp.abs(y.sum(axis=1) - 1).max())
             if off > 1e-5:
+                remedy = f"for class labels use one_hot(labels, {y.shape[1]})"
+                if y.shape[1] == 1:
+                    remedy = "one output is for two classes with 'binary_cross_entropy'"
                 raise DomainError(
                     f"the rows of {name} have to sum to 1 for the loss {self.name!r}, and one is "
-                    f"off by {off:g}; for class labels use one_hot(labels, {y.shape[1]})"
+                    f"off by {off:g}; {remedy}"
                 )
 
 
@@ -266,8 +269,10 @@ def register_loss(loss: Loss) -> Loss:
     return loss
 
 
-def find_loss(entry: str | Loss) -> Loss:
+def find_loss(entry: str | Loss, others: Iterable[str] = ()) -> Loss:
     """Return an entry of the table by its name or alias, or the entry itself.
+
+    `others` are further names that could have been given, for the message.
 
     Raises
     ------
@@ -278,7 +283,7 @@ def find_loss(entry: str | Loss) -> Loss:
         return entry
     name = ALIASES.get(entry, entry) if isinstance(entry, str) else entry
     if not isinstance(name, str) or name not in LOSSES:
-        raise UnknownNameError("loss", entry, [*LOSSES, *ALIASES])
+        raise UnknownNameError("loss", entry, [*LOSSES, *ALIASES, *others])
     return LOSSES[name]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.compiled.threads import cores
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, TrainingDiverged, check_count
+from backprop_gpu.errors import (
+    DomainError,
+    DtypeError,
+    ShapeError,
+    TrainingDiverged,
+    brief,
+    check_count,
+)
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -78,10 +85,12 @@ def train_many(
     >>> len(histories)
     20
     """
+    if isinstance(nets, MLP) or not isinstance(nets, Iterable):
+        raise DtypeError(f"nets is {brief(nets)}; expected a list of MLPs")
     nets = list(nets)
     for i, net in enumerate(nets):
         if not isinstance(net, MLP):
-            raise DtypeError(f"nets[{i}] is {net!r}; expected an MLP")
+            raise DtypeError(f"nets[{i}] is {brief(net)}; expected an MLP")
     if len({id(net) for net in nets}) < len(nets):
         raise DomainError("nets holds one network twice; give each a network of its own")
     if not isinstance(optimizers, Sequence) or isinstance(optimizers, str):

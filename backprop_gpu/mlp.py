@@ -18,7 +18,7 @@ from backprop_gpu.arrays import (
     on_gpu,
 )
 from backprop_gpu.backends import Backend, Precision, choose_backend
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
@@ -186,7 +186,7 @@ class MLP:
             ("biases", biases, self.biases),
         ):
             if not hasattr(given, "__len__"):
-                raise DtypeError(f"{name} is {given!r}; expected a list of {len(own)} arrays")
+                raise DtypeError(f"{name} is {brief(given)}; expected a list of {len(own)} arrays")
             if len(given) != len(own):
                 raise ShapeError(f"{len(given)} {name} given; the network has {len(own)} layers")
             for i, (values, target) in enumerate(zip(given, own, strict=True)):
@@ -262,7 +262,7 @@ class MLP:
         """
         entry = self.check_loss(loss)
         if not isinstance(trace, Trace):
-            raise DtypeError(f"trace is {trace!r}; expected what forward(x) returned")
+            raise DtypeError(f"trace is {brief(trace)}; expected what forward(x) returned")
         widths = tuple(a.shape[1] for a in trace.a)
         if widths != self.layer_sizes:
             raise ShapeError(
@@ -333,6 +333,8 @@ class MLP:
         backend = self.backend if device is None else device
         dtype = self.dtype if dtype is None else dtype
         twin = MLP(self.layer_sizes, self.activations, device=backend, dtype=dtype)
+        if device is None:
+            twin.device_reason = self.device_reason
         to_numpy = self.backend.to_numpy
         twin.set_parameters([to_numpy(W) for W in self.weights], [to_numpy(b) for b in self.biases])
         return twin
@@ -392,6 +394,13 @@ class MLP:
         return y
 
 
+def check_network(net: object) -> None:
+    """Raise DtypeError unless it is an MLP."""
+    if not isinstance(net, MLP):
+        remedy = ": its network_" if hasattr(net, "network_") else ""
+        raise DtypeError(f"net is {brief(net)}; expected an MLP{remedy}")
+
+
 def split_parameters(
     flat: Array, shapes: Sequence[tuple[int, int]]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -435,8 +444,8 @@ def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
     whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in sizes)
     if len(sizes) < 2 or not whole or any(s < 1 for s in sizes):
         raise ShapeError(
-            f"layer_sizes is {layer_sizes!r}; expected at least two whole numbers, each at least "
-            "1: the inputs, the hidden layers, the outputs, for example [5, 3, 4]"
+            f"layer_sizes is {brief(layer_sizes)}; expected at least two whole numbers, each at "
+            "least 1: the inputs, the hidden layers, the outputs, for example [5, 3, 4]"
         )
     return tuple(int(s) for s in sizes)
 
@@ -452,7 +461,7 @@ def _checked_activations(
             f"layer but the input, for example {[str(activations)] * count}"
         )
     if not hasattr(activations, "__len__"):
-        raise DtypeError(f"activations is {activations!r}; expected a list of {count} names")
+        raise DtypeError(f"activations is {brief(activations)}; expected a list of {count} names")
     if len(activations) != count:
         raise ShapeError(
             f"{len(activations)} activations given; expected {count}, one for every layer but the "

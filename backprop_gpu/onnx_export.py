@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from backprop_gpu.activations import Activation
-from backprop_gpu.errors import DomainError, DtypeError, FileFormatError, MissingExtraError
+from backprop_gpu.errors import DomainError, FileFormatError, MissingExtraError
 from backprop_gpu.files import write_atomically
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 
 # The oldest versions that have every operator here: runtimes read what is older than they are.
 IR_VERSION, OPSET = 8, 17
@@ -42,8 +42,7 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
     FileFormatError
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
-    if not isinstance(net, MLP):
-        raise DtypeError(f"net is {net!r}; expected an MLP")
+    check_network(net)
     try:
         import onnx
     except ImportError as error:

@@ -16,7 +16,7 @@ from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends import Backend
 from backprop_gpu.errors import check_count
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP, PIECE
+from backprop_gpu.mlp import MLP, PIECE, check_network
 from backprop_gpu.network import Gradients, Trace
 
 
@@ -54,6 +54,7 @@ def per_sample_gradient_norms(
     >>> bool(abs(bp.per_sample_gradient_norms(net, x, y)[0] - (grads.flat**2).sum() ** 0.5) < 1e-15)
     True
     """
+    check_network(net)
     xp = net.backend.xp
     entry = net.check_loss(loss)
     stays = on_gpu(x)
@@ -78,6 +79,7 @@ def outliers(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, count: int =
     count : int
         How many rows, at most.
     """
+    check_network(net)
     check_count("count", count)
     norms = net.backend.to_numpy(per_sample_gradient_norms(net, x, y, loss))
     rows = np.argsort(-norms, kind="stable")[:count]
@@ -92,6 +94,7 @@ def saliency(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> Array:
     array, shape (n, inputs)
         A NumPy array for a NumPy array.
     """
+    check_network(net)
     entry = net.check_loss(loss)
     stays = on_gpu(x)
     x, y = net.check_data(x, y, entry)

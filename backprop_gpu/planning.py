@@ -13,7 +13,7 @@ from backprop_gpu.compiled.threads import cores, worth_waking
 from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.windows import MOST, why_not_captured
 
@@ -86,6 +86,7 @@ def plan(
     >>> print(bp.plan(net, samples=100, epochs=3))
     steps: 3 steps are too few to be worth compiling a loop for
     """
+    check_network(net)
     if path not in get_args(PathName):
         raise UnknownNameError("path", path, get_args(PathName))
     rows = min(check_count("samples", samples), batch_size or samples)

@@ -30,6 +30,7 @@ from backprop_gpu.errors import (
     check_count,
     check_positive,
 )
+from backprop_gpu.files import checked_path
 from backprop_gpu.mlp import MLP
 from backprop_gpu.running import Run
 from backprop_gpu.stopping import BestEpoch
@@ -57,7 +58,8 @@ class Folder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int, *, resume: bool) -> None:
-        self.place, self.keep = Path(folder), check_count("checkpoint_keep", keep)
+        self.place = checked_path(folder, "checkpoint")
+        self.keep = check_count("checkpoint_keep", keep)
         self._current: Path | None = None  # what was written last, or read at first
         try:
             self.place.mkdir(parents=True, exist_ok=True)
@@ -223,7 +225,7 @@ class Checkpoints:
 
 def path_of_newest(folder: str | os.PathLike[str]) -> Any:
     """Return which way the steps of a folder's newest checkpoint were run; None without one."""
-    for file in reversed(_files(Path(folder))):
+    for file in reversed(_files(checked_path(folder, "checkpoint"))):
         with suppress(FileFormatError):
             run = read(file, device="cpu").notes.get("run")
             return run.get("path") if isinstance(run, dict) else None

@@ -18,15 +18,15 @@ from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
     DomainError,
-    DtypeError,
     MissingExtraError,
+    brief,
     check_count,
     check_positive,
 )
 from backprop_gpu.feed import Feed, feed
 from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.planning import PathName, plan
@@ -132,8 +132,7 @@ def train(
         If a checkpoint can't be written or read, or if the folder holds some and `resume` is
         False.
     """
-    if not isinstance(net, MLP):
-        raise DtypeError(f"net is {net!r}; expected an MLP")
+    check_network(net)
     entry = net.check_loss(loss)
     optimizer = SGD() if optimizer is None else optimizer
     epochs = check_count("epochs", epochs, least=0)
@@ -295,16 +294,20 @@ def _check_helpers(
     optimizer: object, validation: object, early_stopping: object, callbacks: Any
 ) -> None:
     if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
-        raise DomainError(f"optimizer is {optimizer!r}; expected one like SGD(learning_rate=0.01)")
+        raise DomainError(
+            f"optimizer is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
+        )
     if validation is not None and not (
         isinstance(validation, tuple | list) and len(validation) == 2
     ):
-        raise DomainError(f"validation is {validation!r:.80}; expected a pair (x, y)")
+        raise DomainError(f"validation is {brief(validation)}; expected a pair (x, y)")
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
-        raise DomainError(f"early_stopping is {early_stopping!r}; expected EarlyStopping(...)")
+        raise DomainError(f"early_stopping is {brief(early_stopping)}; expected EarlyStopping(...)")
     listed = isinstance(callbacks, list | tuple)
     if not listed or not all(callable(callback) for callback in callbacks):
-        raise DomainError(f"callbacks is {callbacks!r}; expected a list of functions of an Epoch")
+        raise DomainError(
+            f"callbacks is {brief(callbacks)}; expected a list of functions of an Epoch"
+        )
 
 
 @contextmanager

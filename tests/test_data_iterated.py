@@ -148,3 +148,5 @@ def test_no_batches_and_no_iterable_are_refused():
         list(batches([]).epoch(2))
     with pytest.raises(errors.DtypeError, match="expected pairs"):
         batches(7)
+    with pytest.raises(errors.DtypeError, match="function of the epoch returned None; expected"):
+        list(batches(lambda epoch: None).epoch(0))

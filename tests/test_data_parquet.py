@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import backprop_gpu as bp
 from backprop_gpu import errors
 from backprop_gpu.data import ParquetColumns, is_streamed, parquet
 
@@ -42,6 +43,15 @@ def test_is_a_matrix_of_the_columns_in_their_order(path):
     assert columns.row_groups.tolist() == [0, 300, 600, 900]
     assert is_streamed(columns)
     np.testing.assert_array_equal(columns[:], VALUES)
+
+
+def test_where_an_array_is_needed_all_rows_are_read(path):
+    columns = ParquetColumns(path, ["b", "a"])
+    np.testing.assert_array_equal(np.asarray(columns), VALUES)
+    assert np.asarray(columns, "float64").dtype == "float64"
+    net = bp.MLP([2, 1], device="cpu")
+    np.testing.assert_array_equal(net(columns), net(VALUES))
+    assert net.loss(columns, ParquetColumns(path, ["a"])) == net.loss(VALUES, VALUES[:, 1:])
 
 
 @settings(max_examples=50, deadline=None)

@@ -356,6 +356,8 @@ def test_the_network_inside_is_for_everything_else():
     model = MLPRegressor(**SMALL, device="cpu").fit(X, LENGTH)
     assert isinstance(model.network_, bp.MLP)
     np.testing.assert_array_equal(model.network_(X)[:, 0], model.predict(X))
+    with pytest.raises(bp.DtypeError, match=r"MLPRegressor\(.*; expected an MLP: its network_"):
+        bp.check_gradients(model, X, LENGTH[:, None])
 
 
 @pytest.mark.parametrize(
@@ -363,7 +365,7 @@ def test_the_network_inside_is_for_everything_else():
     [
         ({"activation": "rleu"}, LENGTH, bp.UnknownNameError, "did you mean 'relu'"),
         ({"activation": ["relu"]}, LENGTH, bp.ShapeError, "list of 1.*2 hidden"),
-        ({"loss": "absolute_error"}, LENGTH, bp.UnknownNameError, "unknown loss"),
+        ({"loss": "absolute_error"}, LENGTH, bp.UnknownNameError, "did you mean 'squared_error'"),
         ({"loss": "poisson"}, -LENGTH, bp.DomainError, "below 0"),
         ({"loss": "binary_cross_entropy"}, LENGTH, bp.DomainError, "between 0 and 1"),
         ({"device": "gpu"}, LENGTH, bp.DeviceError, "unknown device"),

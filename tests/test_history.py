@@ -26,6 +26,25 @@ def legend(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
+@pytest.mark.parametrize(
+    ("history", "text"),
+    [
+        (bp.History(), "History(0 epochs; 0 s, path 'steps')"),
+        (
+            bp.History([0.5] + [0.25] * 9_999, seconds=1.23456, path="compiled"),
+            "History(10,000 epochs, loss 0.5 -> 0.25; 1.23 s, path 'compiled')",
+        ),
+        (
+            bp.History(FALLING, LEVEL, best_epoch=2, stopped_by="early stopping"),
+            "History(3 epochs, loss 1 -> 0.01, validation loss 1 -> 0.8, best epoch 2, "
+            "stopped by early stopping; 0 s, path 'steps')",
+        ),
+    ],
+)
+def test_a_history_is_told_in_one_line(history, text):
+    assert repr(history) == text
+
+
 def test_the_training_loss_is_drawn_by_epoch_from_0():
     figure = bp.History(LEVEL, learning_rate=CONSTANT).plot()
     assert lines(figure) == {"training": ([0, 1, 2], LEVEL)}

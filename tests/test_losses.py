@@ -238,6 +238,12 @@ def test_targets_outside_the_domain_are_refused(loss, y, message, backend, dtype
         net.backward(net.forward([[1, 2]]), [y], loss)
 
 
+def test_two_classes_in_one_output_want_the_other_cross_entropy():
+    net = bp.MLP([2, 1], ["softmax"], device="cpu")
+    with pytest.raises(bp.DomainError, match=r"one output .* 'binary_cross_entropy'"):
+        bp.train(net, [[1, 2], [3, 4]], [[0], [1]], loss="cce")
+
+
 @pytest.mark.parametrize("loss", ["cce", "categorical_cross_entropy"])
 def test_rows_of_rounded_shares_are_a_distribution(loss, backend):
     net = bp.MLP([2, 31], ["softmax"], device=backend, dtype="float32")

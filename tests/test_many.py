@@ -109,6 +109,8 @@ def test_the_same_network_twice_is_an_error():
         bp.train_many([net, net], *data())
     with pytest.raises(bp.DtypeError, match=r"nets\[0\]"):
         bp.train_many(["net"], *data())
+    with pytest.raises(bp.DtypeError, match=r"nets is MLP.*; expected a list of MLPs"):
+        bp.train_many(net, *data())
     assert bp.train_many([], *data()) == []
 
 

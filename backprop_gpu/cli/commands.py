@@ -27,6 +27,8 @@ from backprop_gpu.files import write_atomically
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
 
+FAR = 100  # from 0: with the usual weights and learning rates, little is learned from such numbers
+
 
 @click.group(
     cls=Commands,
@@ -64,7 +66,7 @@ def commands() -> None:
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="Target; repeatable.")
 @click.option("--ignore", "ignored", multiple=True, metavar="NAME", help="Column to leave out.")
 @click.option("--classify", is_flag=True, help="Targets are labels, of any type, not numbers.")
-@click.option("--standardize", is_flag=True, help="Scale inputs to mean 0, deviation 1.")
+@click.option("--standardize", is_flag=True, help="Scale numbers to mean 0, deviation 1.")
 @click.option(
     "--layers", callback=layer_sizes, default="64", show_default=True, help="Hidden layers."
 )
@@ -114,6 +116,9 @@ def train(
     every hidden layer, with or without one for the last. By default hidden layers have leaky_relu,
     and the last what suits the loss.
 
+    With --standardize, targets that are numbers are scaled as inputs are, if the last layer can
+    give any number, and losses are those of scaled targets; predict undoes it.
+
     If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
     """
     tables.known_suffix(output, [".safetensors"])
@@ -132,6 +137,10 @@ def train(
     ]
     if job.preparation.classes:
         rows.append(("classes", report.named(job.preparation.classes)))
+    if job.preparation.of_targets:
+        rows.append(("targets", "standardized; losses are those of standardized targets"))
+    elif not plan.standardize and max(abs(job.x).max(), abs(job.y).max()) > FAR:
+        rows.append(("note", f"the data have numbers beyond {FAR}; try --standardize"))
     say(aligned(rows))
     say(aligned(_run(job, output, quiet)))
 
@@ -205,8 +214,8 @@ def predict(net: Path, data: Path, output: Path | None, probabilities: bool, dev
     """Predict with the network in the file NET for DATA, and print CSV.
 
     DATA is a .npz that holds x, or a .npy, .csv or .parquet. Columns are found by their names, in
-    any order; others, the targets among them, are left out. Inputs are standardized, and labels
-    given, as in training.
+    any order; others, the targets among them, are left out. Inputs are standardized as in
+    training, and the predictions are what the targets were: labels, or numbers of their size.
     """
     if output is not None:
         suffix = tables.known_suffix(output, (".csv", ".npy", ".npz", ".parquet"))
@@ -242,7 +251,12 @@ def info(net: Path | None) -> None:
         "backprop-gpu benchmark --network textbook --network small -o times.json",
     )
 )
-@click.option("--network", "networks", multiple=True, help="A network to time; repeatable.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    help="textbook, small, tabular, wide, large; repeatable.",
+)
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Batch size.")
 @click.option(
     "--device", "devices", multiple=True, callback=device_name, help="[default: cpu and cuda]"

@@ -62,7 +62,7 @@ def explain_command(
 
     Without NET it is the textbook network: 5-3-5-4 nodes, one sample. With NET, a file that train
     or bp.save wrote, DATA holds the samples: a .npz with arrays x and y, or a .csv or .parquet
-    with the columns that the network was trained on. Inputs are standardized as in training.
+    with the columns that the network was trained on. Numbers are standardized as in training.
     """
     _check_options(step, html is not None, latex, **what)
     network, x, y, known_loss = _subject(net, data, rows or (0,), device)

@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from backprop_gpu.backends import choose_backend
 from backprop_gpu.backends.cupy_device import describe_gpus
 from backprop_gpu.checkpoint import SavedNetwork
 from backprop_gpu.cli.preparation import Preparation
+from backprop_gpu.compiled.compiler import compiler
 
 Rows = list[tuple[str, str]]
 
@@ -26,6 +28,7 @@ def about_machine() -> Rows:
         ("backprop_gpu", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()}, {platform.machine()}"),
         ("NumPy", f"{np.__version__}, {_blas()}"),
+        ("C++ compiler", _compiler()),
         ("device", f'"auto" takes {backend.device}: {reason}'),
     ]
     rows += [("GPU", line) for line in describe_gpus() or ["none that can be used"]]
@@ -40,10 +43,12 @@ def about_network(saved: SavedNetwork, preparation: Preparation) -> Rows:
         (f"layer {l}", f"{W.shape[1]} -> {W.shape[0]}, {g}")
         for l, (W, _, g) in enumerate(net.layers, start=1)
     ]
-    scaled = " (standardized)" if preparation.mean is not None else ""
+    scaled = " (standardized)"
     names = {
-        "inputs": _counted(preparation.features, net.layer_sizes[0]) + scaled,
-        "outputs": _counted(preparation.targets, net.layer_sizes[-1]),
+        "inputs": _counted(preparation.features, net.layer_sizes[0])
+        + scaled * (preparation.of_inputs is not None),
+        "outputs": _counted(preparation.targets, net.layer_sizes[-1])
+        + scaled * (preparation.of_targets is not None),
         "classes": named(preparation.classes),
     }
     rows += [(name, text) for name, text in names.items() if text]
@@ -79,6 +84,11 @@ def named(names: Sequence[Any], most: int = 12) -> str:
 
 def _counted(names: Sequence[Any], count: int) -> str:
     return named(names) if names else str(count)
+
+
+def _compiler() -> str:
+    command = compiler()
+    return Path(command[0]).name if command else "none: install g++ or clang++, or set CXX"
 
 
 def _blas() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -179,16 +180,21 @@ class Job:
 def prepare(plan: Plan, samples: Samples) -> Job:
     """Split the samples, learn the preparation from those to train on, and build the network."""
     kept, held = _split(len(samples.x), plan.validation, plan.seed)
+    activations = plan.all_activations()
+    any_number = plan.loss.targets == "any" and activations[-1].output_range == (-inf, inf)
     preparation = Preparation(
         samples.features,
         samples.targets,
         classes_of(samples.y) if plan.classify else (),
-        *(scaling_of(samples.x[kept]) if plan.standardize else (None, None)),
+        scaling_of(samples.x[kept], "x") if plan.standardize else None,
+        scaling_of(samples.y[kept], "y")
+        if plan.standardize and any_number and not plan.classify
+        else None,
     )
     x, y = preparation.inputs(samples.x), preparation.outputs(samples.y)
     net = MLP(
         [x.shape[1], *plan.hidden, y.shape[1]],
-        plan.all_activations(),
+        activations,
         device=plan.backend,
         dtype=plan.dtype,
         seed=plan.seed,
@@ -232,6 +238,8 @@ def answer_columns(
         raise DomainError("the network predicts numbers, no classes; leave out --probabilities")
     if preparation.classes:
         names = [str(label) for label in preparation.classes]
+    else:
+        outputs = preparation.answers(outputs)
     count = outputs.shape[1]
     return names or ([f"y{j}" for j in range(count)] if count > 1 else ["y"]), list(outputs.T)
 

@@ -14,7 +14,7 @@ from backprop_gpu.backends.uploads import Uploads
 from backprop_gpu.data.batches import CheckTargets, Room, new_room
 from backprop_gpu.data.prefetch import prefetched
 from backprop_gpu.data.staging import Staging
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief
 
 ALIVE = 4  # batches: one in use, one being made, two that make up for uneven times
 
@@ -56,7 +56,7 @@ class IteratedBatches:
     ) -> None:
         if not isinstance(batches, Iterable) and not callable(batches):
             raise DtypeError(
-                f"the data are {batches!r:.80}; expected pairs (x, y), or a function of the epoch "
+                f"the data are {brief(batches)}; expected pairs (x, y), or a function of the epoch "
                 "that returns them"
             )
         self.samples: int | None = None
@@ -106,6 +106,10 @@ class IteratedBatches:
         self, epoch: int, start: int, uploads: Uploads
     ) -> Generator[tuple[Staging, Array, Array], None, None]:
         pairs = self._batches if isinstance(self._batches, Iterable) else self._batches(epoch)
+        if not isinstance(pairs, Iterable):
+            raise DtypeError(
+                f"the function of the epoch returned {brief(pairs)}; expected pairs (x, y)"
+            )
         kinds = [((m,), self._dtype) for m in self._columns]
         memory = [Staging(uploads, 1, kinds) for _ in range(ALIVE)]
         number = -1

@@ -37,8 +37,8 @@ Opener = Callable[..., Any]
 class ParquetColumns:
     """Columns of Parquet files, one sample a row, decoded as they are read (extra ``data``).
 
-    A slice of rows is a new array. A row group is decoded from its beginning, unless the last
-    slice ended in it, before the rows that are asked for.
+    A slice of rows is a new array, and ``numpy.asarray`` reads all of them. A row group is decoded
+    from its beginning, unless the last slice ended in it, before the rows that are asked for.
 
     Parameters
     ----------
@@ -98,6 +98,9 @@ class ParquetColumns:
         out = np.empty((max(0, stop - first), self.shape[1]), self.dtype)
         self.read_into(first, out)
         return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
 
     def read_into(self, first: int, out: NDArray[Any]) -> None:
         """Fill `out`, shape (rows, columns), with the rows from `first` on."""

@@ -31,13 +31,14 @@ def is_streamed(values: Any) -> bool:
     """Return whether values are read a window at a time rather than held in memory.
 
     A `numpy.memmap` is, and what has a shape and can be sliced by rows but does not hand itself
-    out whole (`WHOLE`). What has `chunks` is in any case: HDF5 datasets, Zarr and Dask arrays.
+    out whole (`WHOLE`). What has `chunks` is in any case, HDF5 datasets, Zarr and Dask arrays, and
+    so are `ParquetColumns`.
     ``numpy.asarray`` of a memmap is not, nor a copy of one, though its type is that of a memmap.
     """
     if isinstance(values, np.ndarray):
         return isinstance(values, np.memmap) and values.mode is not None
-    if isinstance(values, memoryview):
-        return False
+    if isinstance(values, memoryview | ParquetColumns):
+        return isinstance(values, ParquetColumns)
     kind = type(values)
     if not hasattr(kind, "__getitem__") or not (hasattr(kind, "shape") or hasattr(values, "shape")):
         return False
@@ -145,7 +146,8 @@ def _check_shape(shape: tuple[int, ...], name: str, columns: int, streamed: bool
     if shape[:1] == (0,):
         raise ShapeError(f"{name} has shape {shape}: no samples; at least one is needed")
     if shape[1:] != (columns,) and not (streamed and len(shape) == columns == 1):
-        raise ShapeError(f"{name} has shape {shape}; expected (samples, {columns})")
+        remedy = f"; write {name}[:, None] for one column" if len(shape) == columns == 1 else ""
+        raise ShapeError(f"{name} has shape {shape}; expected (samples, {columns}){remedy}")
 
 
 def _reader(values: Any) -> Read:

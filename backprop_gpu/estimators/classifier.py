@@ -145,7 +145,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _loss(self) -> Loss:
         if self.loss == "log_loss":
             return LOG_LOSS if self._output_activation() == "softmax" else BINARY_LOG_LOSS
-        return find_loss(self.loss)
+        return find_loss(self.loss, others=["log_loss"])
 
     def _output_activation(self) -> str:
         return "sigmoid" if self._several or len(self.classes_) <= 2 else "softmax"

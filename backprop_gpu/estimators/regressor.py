@@ -130,7 +130,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _loss(self) -> Loss:
         if isinstance(self.loss, str) and self.loss in SKLEARN_LOSSES:
             return SKLEARN_LOSSES[self.loss]
-        return find_loss(self.loss)
+        return find_loss(self.loss, others=SKLEARN_LOSSES)
 
     def _output_activation(self) -> str:
         return self._loss().canonical or "identity"

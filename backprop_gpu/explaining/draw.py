@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, check_count
 from backprop_gpu.explaining.jump_back import Jump
 from backprop_gpu.explaining.layout import (
     Values,
@@ -22,7 +22,7 @@ from backprop_gpu.explaining.layout import (
     strength,
 )
 from backprop_gpu.figures import check_picture_path, new_figure, save_figure
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Gradients, Trace
 
 if TYPE_CHECKING:
@@ -157,13 +157,14 @@ def _check_fits(
     net: MLP, trace: Trace | None, gradients: Gradients | None, jump: Jump | None, sample: int
 ) -> None:
     """Raise unless all is of this network and has this sample."""
+    check_network(net)
     for name, value, kind in (
         ("trace", trace, Trace),
         ("gradients", gradients, Gradients),
         ("jump", jump, Jump),
     ):
         if value is not None and not isinstance(value, kind):
-            raise DtypeError(f"{name} is {value!r}; expected a {kind.__name__}")
+            raise DtypeError(f"{name} is {brief(value)}; expected a {kind.__name__}")
     sizes, rows = net.layer_sizes, []
     if trace is not None:
         _check_widths("trace", tuple(a.shape[1] for a in trace.a), sizes)

@@ -17,7 +17,7 @@ from backprop_gpu.explaining.numbers import Numbers
 from backprop_gpu.explaining.terms import Term
 from backprop_gpu.explaining.text import as_text
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 
 __all__ = ["Explanation", "Term", "explain", "explain_activation", "explain_bias"]
 
@@ -263,6 +263,7 @@ def _of_batch(term: Term) -> tuple[str, str]:
 
 
 def _check_layer(net: MLP, layer: Any, least: int) -> None:
+    check_network(net)
     L = len(net.layers)
     if not _whole(layer) or not least <= int(layer) <= L:
         hint = ""

@@ -19,7 +19,7 @@ from backprop_gpu.explaining.formulas import to_text
 from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 
 DEFAULT_GRADIENT = Loss.__dataclass_fields__["latex_gradient"].default
 DEFAULT_SLOPE = Activation.__dataclass_fields__["latex_derivative"].default
@@ -128,6 +128,7 @@ def jump_back(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> tuple[Jump,
     arrived at the weights and biases of layer 3 (1, 4) W[3] b[3]
     over the weights of layer 3 (1, 5)
     """
+    check_network(net)
     entry = net.check_loss(loss)
     x, y = net.check_data(x, y, entry)
     return tuple(_jumps(net, x, y, entry))

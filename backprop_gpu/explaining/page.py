@@ -10,14 +10,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from backprop_gpu.errors import DtypeError
 from backprop_gpu.explaining.layout import largest, short, strength
 from backprop_gpu.explaining.page_parts import text
 from backprop_gpu.explaining.page_picture import pictures
 from backprop_gpu.explaining.page_run import Run, run
 from backprop_gpu.explaining.page_steps import Step, steps
 from backprop_gpu.explaining.page_terms import Terms, finite
-from backprop_gpu.files import write_atomically
+from backprop_gpu.files import checked_path, write_atomically
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 
@@ -76,9 +75,7 @@ def write_page(path: str | Path, net: MLP, x: Any, y: Any, loss: str | Loss = "m
     FileFormatError
         If the file can't be written.
     """
-    if not isinstance(path, str | Path):
-        raise DtypeError(f"path is {path!r}; expected a str or a Path")
-    write_atomically(Path(path), page(net, x, y, loss).encode())
+    write_atomically(checked_path(path), page(net, x, y, loss).encode())
 
 
 def _resource(name: str) -> str:

@@ -12,7 +12,7 @@ from backprop_gpu.explaining.jump_back import Jump, jump_back
 from backprop_gpu.explaining.layout import Values, entries, shown_nodes
 from backprop_gpu.explaining.numbers import Numbers
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP
+from backprop_gpu.mlp import MLP, check_network
 
 # Places in a layer, and weights in all, that a page shows at most.
 MOST_NODES, MOST_WEIGHTS = 10, 500
@@ -70,6 +70,7 @@ def run(net: MLP, x: Any, y: Any, loss: str | Loss) -> Run:
     ShapeError
         If x is not one row.
     """
+    check_network(net)
     numbers = Numbers(net, x, y, loss)
     if numbers.n != 1:
         raise ShapeError(f"x has {numbers.n} rows; the page shows one sample: x[:1], y[:1]")

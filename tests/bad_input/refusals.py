@@ -26,7 +26,7 @@ X, Y = data()
 def refused(kind, *says):
     """The exception, and all that its message has to say."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     assert isinstance(caught.value, ValueError | TypeError)
     for text in says:
         assert text in str(caught.value)

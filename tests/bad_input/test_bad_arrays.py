@@ -1,5 +1,7 @@
 """Bad arrays and parameters: what was given, what to do instead, and nothing changed."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from refusals import N, X, Y, data, network, refused, with_entry
@@ -106,10 +108,47 @@ def test_array(net, name, call, good, bad):
         call(net, make(good))
 
 
-def test_one_column_has_two_readings():
-    net = bp.MLP([1, 1], device="cpu")
-    with refused(bp.ShapeError, "x[None, :]", "x[:, None]"):
-        net([1, 2, 3])
+@pytest.mark.parametrize(
+    ("nodes", "y", "advice"),
+    [
+        (1, np.ones(7), "; write y[:, None] for one column"),
+        (1, [1, 2, 3], "; write numpy.asarray(y)[:, None] for one column"),
+        (1, np.ones(1), "; write y[None, :] for one sample or y[:, None] for one column"),
+        (2, np.ones(2), "; write y[None, :] for one sample"),
+        (2, np.ones(7), "; write one_hot(y, 2) for class labels"),
+        (2, np.ones((7, 1)), "; write one_hot(y[:, 0], 2) for class labels"),
+        (2, np.ones((2, 7)), "; write y.T if samples are its columns"),
+        (2, np.ones((7, 2, 1)), "; write y.reshape(7, -1)"),
+        (2, np.ones((7, 3)), ": one column per output node"),
+        (2, np.float32(1), "expected (samples, 2)"),
+    ],
+)
+def test_only_what_makes_such_a_matrix_is_advised(nodes, y, advice):
+    net = bp.MLP([3, nodes], device="cpu")
+    with refused(
+        bp.ShapeError, f"y has shape {np.shape(y)}; expected (samples, {nodes})"
+    ) as caught:
+        bp.train(net, X, y)
+    assert str(caught.value).endswith(advice)
+
+
+class Table:
+    """What a DataFrame of pandas is to NumPy."""
+
+    dtypes: ClassVar = {
+        "area": np.dtype(float),
+        "town": np.dtype(object),
+        "rooms": np.dtype(int),
+        "price": "Float64",
+    }
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([[1.5, "Ur", 2, 3.5]], dtype=object)
+
+
+def test_columns_of_a_table_that_hold_no_numbers_are_named(net):
+    with refused(bp.DtypeError, "something else in 'town' (object), 'price' (Float64): convert"):
+        net(Table())
 
 
 @pytest.mark.parametrize("n", [1, 6, 8])

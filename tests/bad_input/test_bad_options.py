@@ -105,8 +105,12 @@ def test_unknown_name(kind, name, suggested):
 
 @pytest.mark.parametrize("call", LOSS_CALLS)
 def test_unknown_loss(net, call):
-    with refused(bp.UnknownNameError, "unknown loss 'msee'; did you mean 'mse'"):
+    with refused(
+        bp.UnknownNameError, "unknown loss 'msee'; did you mean 'mse' or 'sse'? There are"
+    ):
         LOSS_CALLS[call](net, Y, "msee")
+    with refused(bp.UnknownNameError, "unknown loss 'xyzzy'; there are: 'bce', "):
+        LOSS_CALLS[call](net, Y, "xyzzy")
 
 
 SIZES = [[5], [], [5, 0], [5, -1], [5, 2.5], [5, 2.0], "543", True, None, 5, [5, True], [5, "4"]]
@@ -194,6 +198,31 @@ BAD_OPTIONS = {
 def test_option_of_train(net, option, value):
     with refused((ValueError, TypeError), option, BAD_OPTIONS[option][0]):
         bp.train(net, X, Y, **{option: value})
+
+
+NEED_A_NETWORK = {
+    "save": lambda net: bp.save(net, "net.safetensors"),
+    "export_onnx": lambda net: bp.export_onnx(net, "net.onnx"),
+    "draw": lambda net: bp.draw(net),
+    "explain": lambda net: bp.explain(net, X, Y, layer=1, j=0, k=0),
+    "explain_bias": lambda net: bp.explain_bias(net, X, Y, layer=1, j=0),
+    "explain_activation": lambda net: bp.explain_activation(net, X, Y, layer=1, k=0),
+    "jump_back": lambda net: bp.jump_back(net, X, Y),
+    "write_page": lambda net: bp.write_page("page.html", net, X, Y),
+    "check_gradients": lambda net: bp.check_gradients(net, X, Y),
+    "per_sample_gradient_norms": lambda net: bp.per_sample_gradient_norms(net, X, Y),
+    "outliers": lambda net: bp.outliers(net, X, Y),
+    "saliency": lambda net: bp.saliency(net, X, Y),
+}
+
+
+@pytest.mark.parametrize("call", NEED_A_NETWORK)
+def test_what_is_no_network(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused(bp.DtypeError, "net is array([[", "...; expected an MLP") as caught:
+        NEED_A_NETWORK[call](np.ones((100, 100)))
+    assert len(str(caught.value)) < 120
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_without_a_network():

@@ -46,6 +46,14 @@ def test_round_trip(g, backend, dtype, path):
         assert loaded(x).tobytes() == net(x).tobytes()
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_why_a_loaded_network_lives_where_it_does(device, path):
+    net = bp.MLP([3, 2], device=device)
+    bp.save(net, path)
+    assert bp.load(path, device=device).device_reason == net.device_reason
+    assert net.copy(dtype="float64").device_reason == net.device_reason
+
+
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 7), (3, 1, 1, 1, 2)])
 def test_round_trip_of_every_depth(sizes, path):
     net = network(["tanh"] * (len(sizes) - 1), sizes=sizes)

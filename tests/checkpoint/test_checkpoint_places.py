@@ -37,6 +37,13 @@ def test_loading_what_is_no_file(no_file):
     assert str(no_file) in str(error.value)
 
 
+@pytest.mark.parametrize("path", [None, 3, network()], ids=["None", "number", "network"])
+def test_what_is_no_path(path):
+    for call in (lambda: bp.load(path), lambda: bp.save(network(), path)):
+        with pytest.raises(bp.DtypeError, match=r"path is .*; expected a str or a Path"):
+            call()
+
+
 @pytest.mark.parametrize("no_file", ["folder", "FIFO", "device", "name too long"], indirect=True)
 def test_saving_leaves_what_is_no_file_alone(no_file, tmp_path):
     before = sorted(os.listdir(tmp_path))

@@ -14,6 +14,7 @@ from command_line import QUICK, rows, run
 
 import backprop_gpu as bp
 from backprop_gpu.backends.cupy_device import unusable
+from backprop_gpu.benchmark import NETWORKS
 from backprop_gpu.cli import demo, report
 from backprop_gpu.cli.commands import commands
 
@@ -29,6 +30,10 @@ def test_help_names_every_command_and_exit_code():
     assert re.findall(r"^    (\d+) ", text, re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
     assert run("--version").stdout.strip().endswith(bp.__version__)
     assert all(len(line) <= 100 for name in NAMES for line in run(name, "-h").stdout.splitlines())
+
+
+def test_help_names_every_network_that_can_be_timed():
+    assert f"{', '.join(NETWORKS)}; repeatable" in run("benchmark", "--help").stdout
 
 
 def test_no_command_shows_the_help():
@@ -90,6 +95,12 @@ def test_info_about_the_machine():
     assert "safetensors" in table["extra io"]
 
 
+def test_info_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", "")
+    assert "none: install g++" in rows(run("info").stdout)["C++ compiler"]
+
+
 def test_info_without_extras(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     monkeypatch.setattr(report.metadata, "version", raise_not_found)
@@ -110,7 +121,7 @@ def test_info_about_a_network(here):
     assert "3-64-1; leaky_relu(0.01), identity; float32; 321 parameters" in table["network"]
     assert "3 -> 64, leaky_relu(0.01)" in table["layer 1"]
     assert "3: area, rooms, garden (standardized)" in table["inputs"]
-    assert "1: price" in table["outputs"]
+    assert "1: price (standardized)" in table["outputs"]
     assert "mse" in table["loss"]
     bp.save(bp.MLP([2, 3], device="cpu"), "plain.safetensors", notes={"by": "hand"})
     table = rows(run("info", "plain.safetensors").stdout)

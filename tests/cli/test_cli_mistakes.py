@@ -130,6 +130,12 @@ def test_probabilities_need_classes(here):
         ({}, {"mean": np.zeros(2), "deviation": np.zeros(2)}, "not above 0"),
         ({}, {"mean": np.zeros(3), "deviation": np.ones(3)}, r"mean is float64 of shape \(3,\)"),
         ({}, {"mean": np.zeros(2), "deviation": np.full(2, np.nan)}, "deviation is"),
+        ({}, {"target_mean": np.zeros(3)}, "one of target_mean and target_deviation"),
+        (
+            {},
+            {"target_mean": np.zeros(2), "target_deviation": np.ones(2)},
+            r"target_mean is float64 of shape \(2,\); expected 3",
+        ),
         ({}, {"mean": np.zeros(2, int), "deviation": np.ones(2)}, "mean is int64"),
     ],
 )

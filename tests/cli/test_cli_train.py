@@ -60,7 +60,11 @@ def test_numbers_from_columns(here, suffix):
     x = np.stack([table["area"].to_numpy(), table["garden"].to_numpy()], axis=1)
     np.testing.assert_allclose(saved.arrays["mean"], x.mean(axis=0))
     np.testing.assert_allclose(saved.arrays["deviation"], x.std(axis=0))
-    expected = saved.net((x - x.mean(axis=0)) / x.std(axis=0))
+    y = np.stack([table["price"].to_numpy(), table["rooms"].to_numpy()], axis=1)
+    np.testing.assert_allclose(saved.arrays["target_mean"], y.mean(axis=0))
+    np.testing.assert_allclose(saved.arrays["target_deviation"], y.std(axis=0))
+    outputs = saved.net((x - x.mean(axis=0)) / x.std(axis=0))
+    expected = outputs * y.std(axis=0) + y.mean(axis=0)
 
     # In any order, with and without targets, from the other kind of file as well.
     shuffled = table.select(["garden", "area"])
@@ -127,11 +131,34 @@ def test_a_constant_column_is_standardized_to_zero(here):
     assert saved.arrays["deviation"][1] == 1
 
 
+def test_targets_of_any_size_are_learned_where_they_are_standardized(here):
+    x, y = np.load("x.npy"), 1e6 + 1e5 * np.load("y.npy")
+    np.savez("far.npz", x=x, y=y)
+    options = ("far.npz", "--learning-rate", 0.01, "-o", "net.safetensors")
+    table = rows(run("train", *options, "--standardize").stdout)
+    assert "losses are those of standardized targets" in table["targets"]
+    run("predict", "net.safetensors", "x.npy", "-o", "out.npy")
+    assert np.abs(np.load("out.npy") - y[:, 0]).max() < 0.5 * y.std()
+
+    table = rows(run("train", *options).stdout)
+    assert "targets" not in table
+    assert "--standardize" in table["note"]
+    assert "note" not in rows(run("train", "data.npz", "-o", "net.safetensors").stdout)
+
+
+@pytest.mark.parametrize("options", ["--activations tanh,sigmoid", "--loss bce"])
+def test_targets_that_outputs_are_bounded_to_stay_what_they_are(here, options):
+    np.savez("shares.npz", x=np.load("x.npy"), y=np.load("y.npy") > 0)
+    run("train", "shares.npz", "--standardize", *options.split(), *QUICK)
+    assert set(read("net.safetensors", device="cpu").arrays) == {"mean", "deviation"}
+
+
 def test_held_out_samples_are_not_standardized_with(here):
     run("train", "data.npz", "--standardize", "--validation", 0.5, "--seed", 3, *QUICK)
     kept = np.random.default_rng(3).permutation(90)[45:]
-    mean = read("net.safetensors", device="cpu").arrays["mean"]
-    np.testing.assert_allclose(mean, np.load("x.npy")[kept].mean(axis=0))
+    arrays = read("net.safetensors", device="cpu").arrays
+    np.testing.assert_allclose(arrays["mean"], np.load("x.npy")[kept].mean(axis=0))
+    np.testing.assert_allclose(arrays["target_mean"], np.load("y.npy")[kept].mean(axis=0))
 
 
 def train_as(**options):

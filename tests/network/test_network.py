@@ -171,6 +171,7 @@ def test_a_network_says_what_it_is():
 
 def test_one_hot():
     np.testing.assert_array_equal(bp.one_hot([2, 0], 4), [[0, 0, 1, 0], [1, 0, 0, 0]])
+    assert bp.one_hot([0], 1_000_000).nbytes == 4_000_000  # no matrix of classes by classes
     assert bp.one_hot(np.array([1, 3], np.uint8)).shape == (2, 4)
 
 

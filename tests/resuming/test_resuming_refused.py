@@ -254,3 +254,9 @@ def test_functions_are_known_by_their_names(interrupt, tmp_path):
     first, second = (bp.SGD(lambda epochs: 0.05 / (1 + epochs)) for _ in range(2))
     assert interrupt(3, optimizer=first)
     assert resumed(tmp_path, optimizer=second) == uninterrupted(optimizer=first)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_no_folder(resume):
+    with pytest.raises(bp.DtypeError, match="checkpoint is 3; expected a str or a Path"):
+        bp.train(network(), X, Y, checkpoint=3, resume=resume)
