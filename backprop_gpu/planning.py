@@ -109,8 +109,10 @@ def plan(
     if obstacle is not None:
         launches = _launches(net, entry, optimizer, unusual)
         return Plan("steps", f"there is no compiled loop, for {obstacle}{launches}", own)
-    if not worth_it(net.layer_sizes, rows, net.dtype):
-        return Plan("steps", "BLAS is faster than the compiled loop on products as large", own)
+    mkl = isinstance(net.backend, NumpyBackend) and net.backend.mkl is not None
+    if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
+        name = "MKL" if mkl else "BLAS"
+        return Plan("steps", f"{name} is faster than the compiled loop on products as large", own)
     if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
         return Plan("steps", f"{steps:,} steps are too few to be worth compiling a loop for", own)
     return Plan("compiled", "small products, many steps: calls would take the time", threads)

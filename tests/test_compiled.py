@@ -279,6 +279,8 @@ def test_reasons():
 def test_large_networks_are_left_to_blas():
     assert worth_it((5, 3, 5, 4), 1, "float64")
     assert worth_it((128, 256, 256, 1), 1024, "float32")
+    assert worth_it((784, 512, 10), 128, "float32")
+    assert not worth_it((784, 512, 10), 128, "float32", mkl=True)
     assert not worth_it((784, 1024, 1024, 10), 1024, "float32")
     assert worth_it((784, 1024, 1024, 10), 1, "float32")
 

@@ -115,13 +115,13 @@ class NumpyBackend:
 
     def __init__(self, threads: int | None = None, mkl: Mkl | None = None) -> None:
         self.threads = None if threads is None else check_count("threads", threads)
-        self._mkl = mkl
+        self.mkl = mkl
         self._xp: Any = np
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         threads = 1 if flops < SMALL else self.threads
-        if flops >= TINY and self._mkl is not None:
-            return self._by_mkl(self._mkl, threads)
+        if flops >= TINY and self.mkl is not None:
+            return self._by_mkl(self.mkl, threads)
         if threads is None or flops < TINY:
             return np.errstate(all="ignore")
         return _quietly_on_threads(threads)
@@ -142,17 +142,17 @@ class NumpyBackend:
         return np.empty(shape, dtype)
 
     def gemm(self, A: Array, B: Array, out: Array) -> None:
-        if self._mkl is not None and 2.0 * out.size * A.shape[1] >= WORTH_MKL:
-            self._call(self._mkl.gemm(A, B, out))
+        if self.mkl is not None and 2.0 * out.size * A.shape[1] >= WORTH_MKL:
+            self._call(self.mkl.gemm(A, B, out))
         else:
             self._call(A.dot, B, out)  # half the call overhead of np.dot
 
     def descends(self, flops: float) -> bool:
-        return self._mkl is not None and flops >= SMALL
+        return self.mkl is not None and flops >= SMALL
 
     def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
-        if self._mkl is not None:
-            self._call(self._mkl.descend(A, B, W, numbers))
+        if self.mkl is not None:
+            self._call(self.mkl.descend(A, B, W, numbers))
             return
         product = np.empty_like(W)
         self.gemm(A, B, product)
@@ -269,7 +269,7 @@ class NumpyBackend:
                 self._call(optimizer.update, np, *arrays)
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
-        recording = _Recording(self._mkl)
+        recording = _Recording(self.mkl)
         work(recording)
         return partial(_repeat, recording.calls)
 

@@ -58,22 +58,28 @@ def why_no_library(layer_sizes: Sequence[int], dtype: Any) -> str | None:
     return None
 
 
-def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any) -> bool:
-    """Return whether the compiled loop is faster than NumPy with its BLAS.
+def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bool = False) -> bool:
+    """Return whether the compiled loop is faster than NumPy with its BLAS, or with MKL.
 
-    It is while the weights, their copies and their gradient fit the L2 cache together; it does not
-    go through larger ones piece by piece, as BLAS does. Single samples it takes as they come.
+    It is while the weights, their copies and their gradient fit the L2 cache together, or nearly;
+    it does not go through larger ones piece by piece, as BLAS does. Single samples it takes as
+    they come.
     """
-    # NumPy's time over the loop's, one thread each, layers / batch / MB of weights:
-    #     256-256-10          8    float32  0.3    3.6
-    #     64-128-128-10      64    float64  0.2    2.1
-    #     128-256-256-1    1024    float64  0.8    1.4
-    #     784-256-10        128    float32  0.8    1.1
-    #     512-512-512       256    float32  2.1    0.9
-    #     784-1024-1024-10   64    float32  7.4    0.4
-    #     784-1024-1024-10    1    float32  7.4    3.2
-    size = weight_count(layer_sizes) * np.dtype(dtype).itemsize
-    return size <= 1 << 20 or batch_size < BLOCK_BATCH
+    # NumPy's time over the loop's, with one thread and with two; MKL's with two:
+    #     layers          batch             MB        NumPy      MKL
+    #     256-256-10          8   float32  0.3    3.5   3.0
+    #     128-256-256-1    1024   float32  0.4    1.3   1.9      1.1
+    #     128-256-256-1    1024   float64  0.8    1.5   2.0      1.3
+    #     784-256-10        128   float32  0.8    1.0   1.3      0.8
+    #     784-256-10        128   float64  1.6    0.9   1.3      0.6
+    #     784-512-10        128   float32  1.6    1.1   2.1      0.6
+    #     784-512-256-10     64   float32  2.1    1.0   1.4      0.5
+    #     512-512-512       256   float32  2.1    1.0   1.1      0.6
+    #     784-800-800-10    128   float32  5.1    1.0   0.9
+    #     784-1024-1024-10   64   float32  7.4          0.7
+    weights = weight_count(layer_sizes)
+    small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= 2.5e6
+    return small or batch_size < BLOCK_BATCH
 
 
 def weight_count(layer_sizes: Sequence[int]) -> int:
