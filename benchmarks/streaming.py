@@ -44,11 +44,9 @@ class Row:
     loading, loading_cpu : float
         Without training: the time that passes, and that of all of the loader's threads.
     streamed, in_memory : float
-        A step of training, on the path that streams take.
-    any_path : float
-        A step in memory, on the path that `bp.plan` chooses there.
+        A step of training.
     path : str
-        That one.
+        The one that `bp.plan` chooses.
     memory : int or None
         The bytes that an epoch of streamed training adds to the process at its peak.
     """
@@ -62,7 +60,6 @@ class Row:
     loading_cpu: float
     streamed: float
     in_memory: float
-    any_path: float
     path: str
     memory: int | None
 
@@ -168,12 +165,10 @@ def measure(name, folder, features, batch_size, device, threads):
     net = bp.MLP([features, *HIDDEN, 1], device=device, threads=threads)
     where = net.device if threads is None else f"{net.device} with {threads} thread(s)"
 
-    def train(x, y, epochs=1, path="steps"):
+    def train(x, y, epochs=1):
         """Return the seconds of a step, and the path that was taken."""
         optimizer = bp.SGD(1e-4)
-        history = bp.train(
-            net, x, y, optimizer=optimizer, epochs=epochs, batch_size=batch_size, path=path
-        )
+        history = bp.train(net, x, y, optimizer=optimizer, epochs=epochs, batch_size=batch_size)
         return history.seconds / (epochs * -(-x.shape[0] // batch_size)), history.path
 
     train(np.array(x[:batch_size]), np.array(y[:batch_size]))  # warms up
@@ -183,17 +178,15 @@ def measure(name, folder, features, batch_size, device, threads):
 
     held = np.array(x[:HELD]), np.array(y[:HELD])
     epochs = max(1, rows // len(held[0]))
-    train(*held, path="auto")
-    loaded, streamed, in_memory, any_path = [], [], [], []
+    loaded, streamed, in_memory = [], [], []
     for _ in range(ROUNDS):  # by turns: the machine may be slower now than it was
         loaded.append(load(net, x, y, batch_size))
         streamed.append(train(x, y))
         in_memory.append(train(*held, epochs))
-        any_path.append(train(*held, epochs, "auto"))
     return Row(
         *(name, where, rows, features, batch_size),
         *(min(times) for times in zip(*loaded, strict=True)),
-        *(min(streamed)[0], min(in_memory)[0], *min(any_path)),
+        *(min(streamed)[0], *min(in_memory)),
         memory,
     )
 
@@ -249,19 +242,18 @@ def report(about, rows):
     size = as_bytes(4 * first.rows * first.features)
     lines = [
         f"{first.rows:,} rows of {first.features} float32 ({size}) in batches of {first.batch:,}; "
-        f"network {network} on {first.device}; {about['CPU']}; {about['date']}",
+        f"network {network} on {first.device}, {first.path}; {about['CPU']}; {about['date']}",
         "",
         "| | loading alone | of CPU time a batch | step, streamed | step, in memory "
-        "| streamed rate / in memory | in memory, as `bp.plan` chooses | memory |",
-        "|---" * 8 + "|",
+        "| streamed rate / in memory | memory |",
+        "|---" * 7 + "|",
     ]
     for row in rows:
         rate = 4e-6 * row.features * row.batch / row.loading
         cells = [
             *(row.format, f"{rate:,.0f} MB/s"),
             *(f"{1e3 * t:.2f} ms" for t in (row.loading_cpu, row.streamed, row.in_memory)),
-            *(f"{row.in_memory / row.streamed:.0%}", f"{1e3 * row.any_path:.2f} ms, {row.path}"),
-            as_bytes(row.memory),
+            *(f"{row.in_memory / row.streamed:.0%}", as_bytes(row.memory)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
