@@ -67,6 +67,8 @@ class Training:
         for part in ranges:
             epochs = np.array(part) / self.batches.per_epoch
             losses.append(steps.run(part, numbers_of(self.optimizer, part, epochs))[0])
+        if isinstance(self.batches, Feed):
+            self.batches.close()
         return np.concatenate(losses), self.net.parameters.copy(), *steps.state
 
     def by_numpy(self, *ranges, clip_norm=None, clip_value=None):
