@@ -39,6 +39,11 @@ class Batches(Protocol):
         """
 
 
+def batch_counts(samples: int, batch_size: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of the samples of an epoch are in its batches of some numbers."""
+    return np.minimum(batch_size, samples - batch_size * numbers)
+
+
 class ArrayBatches:
     """Batches of arrays on the device.
 
@@ -76,12 +81,8 @@ class ArrayBatches:
 
     def counts(self, steps: range) -> NDArray[np.int64]:
         """Return how many samples the batches of some steps have."""
-        counts = np.full(len(steps), self.batch_size)
-        if self.per_epoch == 1:
-            return counts
-        last = np.arange(steps.start, steps.stop) % self.per_epoch == self.per_epoch - 1
-        counts[last] = len(self.x) - (self.per_epoch - 1) * self.batch_size
-        return counts
+        numbers = np.arange(steps.start, steps.stop) % self.per_epoch
+        return batch_counts(len(self.x), self.batch_size, numbers)
 
     def load(self, step: int) -> int:
         if self.per_epoch == 1:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import ArrayBatches
+from backprop_gpu.batches import ArrayBatches, batch_counts
 from backprop_gpu.chunk_steps import ChunkSteps
 from backprop_gpu.compiled import CompiledLoop
 from backprop_gpu.feed import Feed
@@ -98,6 +98,6 @@ class CompiledSteps(ChunkSteps):
             orders = None if self._seed is not None else batches.orders(steps)
             return batches.x, batches.y, orders, steps.start, batches.counts(steps)
         x, y, order, first = batches.window(steps.start)
-        starts = np.arange(first, first + len(steps)) * batches.batch_size
-        counts = np.minimum(batches.batch_size, len(order) - starts[starts < len(order)])
-        return x, y, [order], first, counts
+        numbers = np.arange(first, first + len(steps))
+        counts = batch_counts(len(order), batches.batch_size, numbers)
+        return x, y, [order], first, counts[counts > 0]

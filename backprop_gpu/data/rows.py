@@ -37,8 +37,10 @@ def is_streamed(values: Any) -> bool:
     """
     if isinstance(values, np.ndarray):
         return isinstance(values, np.memmap) and values.mode is not None
-    if isinstance(values, memoryview | ParquetColumns):
-        return isinstance(values, ParquetColumns)
+    if isinstance(values, ParquetColumns):
+        return True
+    if isinstance(values, memoryview):
+        return False
     kind = type(values)
     if not hasattr(kind, "__getitem__") or not (hasattr(kind, "shape") or hasattr(values, "shape")):
         return False

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from backprop_gpu.arrays import Array, ArrayModule, numeric
 from backprop_gpu.backends import choose_backend
+from backprop_gpu.batches import batch_counts
 from backprop_gpu.data import (
     Batches,
     IteratedBatches,
@@ -213,7 +214,7 @@ def _encoder(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> Encode:
 def _learn_files(learner: Learner, feed: Feed, epoch: int) -> tuple[float, int]:
     """Go through an epoch; return the sum of all samples' losses, and how many there were."""
     samples, batches = feed.stream.samples or 0, feed.per_epoch or 0
-    counts = np.minimum(feed.batch_size, samples - feed.batch_size * np.arange(batches))
+    counts = batch_counts(samples, feed.batch_size, np.arange(batches)).astype(np.float64)
     rate, total = learner.progress.learning_rate, 0.0
     for start in range(0, batches, CHUNK):
         some = counts[start : start + CHUNK]
