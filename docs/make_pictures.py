@@ -6,12 +6,20 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from matplotlib.font_manager import fontManager
 
 import backprop_gpu as bp
 
 # The same bytes for the same picture: names that don't change, text as text, no date.
 STYLE = {"svg.hashsalt": "backprop_gpu", "svg.fonttype": "none"}
 NOTHING = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
+def own_fonts():
+    """Let matplotlib see the fonts that it brings along, whatever this machine has beside them."""
+    fontManager.ttflist.clear()
+    for font in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        fontManager.addfont(font)
 
 
 def pictures():
@@ -42,6 +50,7 @@ def svg(figure):
 
 def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
+    own_fonts()
     with matplotlib.rc_context(STYLE):
         for name, figure in pictures().items():
             (folder / f"{name}.svg").write_text(svg(figure), encoding="utf-8", newline="\n")
