@@ -140,7 +140,7 @@ class Products:
 
 def _repeated(replay: Callable[[], None], net: MLP, n: int, times: int) -> None:
     """Repeat as `train` does: with as many threads, so that parts add up."""
-    with net.backend.computing(6.0 * n * net.weight_count):
+    with net.backend.computing(net.step_flops(n)):
         for _ in range(times):
             replay()
 
@@ -187,7 +187,6 @@ def run_benchmark(
     devices: Sequence[str] = ("cpu", "cuda"),
     seconds: float = 1.0,
     output: Path | None = None,
-    rivals: Mapping[str, Contestant] | None = None,
 ) -> str:
     """Measure forward and backward passes and training steps; return a table.
 
@@ -203,8 +202,6 @@ def run_benchmark(
         About how long to time each pass, and again what it is compared with.
     output : Path, optional
         A JSON file to write.
-    rivals : mapping of str to Contestant, optional
-        What else to time on the same data.
     """
     check_positive("seconds", seconds)
     for batch in batches or ():
@@ -218,7 +215,7 @@ def run_benchmark(
         network = NETWORKS[name]
         for batch in batches or [network.batch]:
             for device in devices:
-                case = None if device in absent else Case(network, batch, device, rivals or {})
+                case = None if device in absent else Case(network, batch, device, {})
                 for part in PARTS:
                     if case is None:
                         rows.append(Row(name, batch, part, device, network.flops(part, batch)))

@@ -105,10 +105,10 @@ def to_json(about: Mapping[str, str], rows: Iterable[Row]) -> str:
     return f'{{\n  "machine": {head},\n  "rows": [\n{lines}\n  ]\n}}\n'
 
 
-def of_json(text: str) -> tuple[dict[str, str], list[Row]]:
-    """Return the machine and the measurements that `to_json` wrote."""
+def of_json(text: str, kind: type[Any] = Row) -> tuple[dict[str, str], list[Any]]:
+    """Return the machine and the rows, of some kind, that `to_json` wrote."""
     content = json.loads(text)
-    return content["machine"], [Row.of_record(record) for record in content["rows"]]
+    return content["machine"], [kind.of_record(record) for record in content["rows"]]
 
 
 def report(about: Mapping[str, str], rows: Sequence[Row]) -> str:

@@ -55,7 +55,7 @@ class CompiledSteps(ChunkSteps):
         clip_value: float | None = None,
     ) -> None:
         self._seed = seed
-        flops = 6.0 * batches.batch_size * net.weight_count
+        flops = net.step_flops(batches.batch_size)
         self._most_steps = max(1, int(MOST_FLOPS / flops))
         self._loop = CompiledLoop(
             *(net.layer_sizes, net.activations, loss, optimizer, net.dtype),

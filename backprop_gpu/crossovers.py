@@ -5,7 +5,8 @@ from what a GPU was measured to do. The CPU's are where they decide, with what w
 
 The estimates take 30 us for a step in a graph, a third of a microsecond for a sample in a warp, and
 30 us in a block where the samples times the weights are 1.7 million: 64-128-128-10, 64 samples. A
-launch of a graph takes a few microseconds, and so do the copies before and after it.
+launch of a graph takes a few microseconds, and so do the copies before and after it. Networks that
+share a launch are judged by the same numbers, and by how many a GPU trains at once.
 """
 
 from __future__ import annotations

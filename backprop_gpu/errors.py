@@ -54,6 +54,12 @@ def brief(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library is and says, cut to a line."""
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    return f"{name}: {lines[0][:200]}" if lines else name
+
+
 class UnknownNameError(ValueError):
     """A name that is in no table."""
 

@@ -16,7 +16,7 @@ from backprop_gpu.mlp import MLP
 
 
 class Feed:
-    """`Batches` (of `steps`) from a stream (of `data`).
+    """`Batches` from a stream (of `data`).
 
     Parameters
     ----------

@@ -35,8 +35,11 @@ def check_picture_path(path: str | os.PathLike[str]) -> Path:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the path's end names: the same bytes on any day."""
+    from matplotlib import rc_context
+
     content = io.BytesIO()
     kind = path.suffix.lower()[1:]
     metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}}.get(kind, {"CreationDate": None})
-    figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+    with rc_context({"svg.hashsalt": "backprop_gpu"}):  # else names in an SVG are random
+        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
     write_atomically(path, content.getvalue())

@@ -38,7 +38,7 @@ class History:
         With early stopping, the epoch of the lowest loss.
     seconds : float
         How long it took.
-    path : {"steps", "compiled", "one launch"}
+    path : {"steps", "fused", "compiled", "one launch"}
         Which way the steps were run; see `plan`.
     precision : str
         What matrix products were computed in: the network's `precision`.

@@ -6,7 +6,7 @@ in exactly one place, `Loss.output_delta` (and the kernels beside it); no entry 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +88,12 @@ class Loss:
     def is_canonical_for(self, activation: Activation) -> bool:
         """Return whether delta = a - y for this output activation."""
         return self.canonical is not None and activation == find_activation(self.canonical)
+
+    def keeps_z(self, activations: Sequence[Activation]) -> list[bool]:
+        """Return for each layer whether training reads z: where g' or C is computed from it."""
+        kept = [g.derivative_from == "z" for g in activations]
+        kept[-1] |= self.is_canonical_for(activations[-1])
+        return kept
 
     def output_delta(
         self,

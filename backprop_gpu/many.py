@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import (
     DomainError,
@@ -23,8 +25,8 @@ from backprop_gpu.errors import (
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.planning import PathName, plan
+from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
+from backprop_gpu.planning import PathName, Plan, plan
 from backprop_gpu.running import Run
 from backprop_gpu.together import alike, train_together
 from backprop_gpu.training import train
@@ -47,8 +49,10 @@ def train_many(
 ) -> list[History]:
     """Train many networks on the same data, several at a time.
 
-    Every network gets what a call of `train` of its own would give it, to the bit. Networks on
-    the CPU that a compiled loop can train are spread over the cores; others take turns.
+    Every network gets what a call of `train` of its own would give it on the same path, to the
+    bit. Networks on the CPU that a compiled loop can train are spread over the cores. On a GPU,
+    networks that differ in parameters, seeds, learning rates, weight decay and rows alone, and for
+    which ``plan(networks=)`` says "one launch", share launches. Others take turns.
 
     Parameters
     ----------
@@ -100,17 +104,15 @@ def train_many(
     _check_length("seeds", seeds, nets)
     if rows is not None:
         _check_length("rows", rows, nets)
+    epochs = check_count("epochs", epochs, least=0)
     workers = cores() if threads is None else check_count("threads", threads)
     jobs: list[dict[str, Any]] = []
     shared_by = 1
     data: dict[Hashable, tuple[Array, Array]] = {}  # networks of one kind share them
     for i, (net, optimizer, seed) in enumerate(zip(nets, optimizers, seeds, strict=True)):
         check_count(f"seeds[{i}]", seed, least=0)
-        if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
-            raise DomainError(
-                f"optimizers[{i}] is {optimizer!r}; expected one like SGD(learning_rate=0.01)"
-            )
-        entry = net.check_loss(loss)
+        check_optimizer(f"optimizers[{i}]", optimizer)
+        entry = net.check_loss(loss, to_learn=True)
         kind = net.device, net.dtype, net.layer_sizes[0], net.layer_sizes[-1]
         if kind not in data:
             data[kind] = net.check_data(x, y, entry)
@@ -119,27 +121,32 @@ def train_many(
         index = None
         if rows is not None:
             index = _checked_rows(f"rows[{i}]", rows[i], len(x_checked))
-        chosen = plan(
-            net,
-            samples=len(x_checked) if index is None else len(index),
-            loss=entry,
-            optimizer=optimizer,
-            epochs=epochs * len(nets),  # one compilation serves them all
-            batch_size=batch_size,
-            path=path,
-        )
-        shared_by = max(shared_by, chosen.threads or 1)
         jobs.append(
             {
                 **{"net": net, "x": x_checked, "y": y_checked, "index": index, "loss": entry},
                 **{"optimizer": optimizer, "seed": seed, "epochs": epochs},
-                **{"batch_size": batch_size, "shuffle": shuffle, "path": chosen.path},
+                **{"batch_size": batch_size, "shuffle": shuffle},
             }
         )
     histories: list[History | None] = [None] * len(nets)
     indices = None if rows is None else [job["index"] for job in jobs]
-    one_launch = {job["path"] for job in jobs} == {"one launch"}
-    if one_launch and alike(nets, optimizers, indices):
+    together = bool(nets) and alike(nets, optimizers, indices)
+    chosen: Plan | None = None
+    for job in jobs:
+        if chosen is None or not together:  # those that are alike have one plan
+            chosen = plan(
+                job["net"],
+                samples=len(job["x"] if job["index"] is None else job["index"]),
+                loss=job["loss"],
+                optimizer=job["optimizer"],
+                epochs=epochs * len(nets),  # one compilation serves them all
+                batch_size=batch_size,
+                path=path,
+                networks=len(nets) if together else 1,
+            )
+        job["path"] = chosen.path
+        shared_by = max(shared_by, chosen.threads or 1)
+    if together and {job["path"] for job in jobs} == {"one launch"}:
         histories = train_together(
             nets,
             x_checked,
@@ -154,21 +161,21 @@ def train_many(
     compiled = [i for i, job in enumerate(jobs) if job["path"] == "compiled"]
     stopped = Event()
     with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
-        trained = pool.map(lambda i: _train_one(jobs[i], stopped), compiled)
+        trained = pool.map(lambda i: _train_one(jobs[i], path, stopped), compiled)
         try:
             for i, history in zip(compiled, trained, strict=True):
                 histories[i] = history
         finally:  # Ctrl-C comes to this thread alone
             stopped.set()
             pool.shutdown(cancel_futures=True)
-    return [history or _train_one(jobs[i]) for i, history in enumerate(histories)]
+    return [history or _train_one(jobs[i], path) for i, history in enumerate(histories)]
 
 
 class _StoppedError(Exception):
     """Another network's training was interrupted, or failed."""
 
 
-def _train_one(job: dict[str, Any], stopped: Event | None = None) -> History:
+def _train_one(job: dict[str, Any], asked: PathName, stopped: Event | None = None) -> History:
     def look(run: Run) -> None:
         if stopped is not None and stopped.is_set():
             raise _StoppedError
@@ -179,7 +186,13 @@ def _train_one(job: dict[str, Any], stopped: Event | None = None) -> History:
             index = net.backend.asarray(index, index.dtype)
             x, y = x[index], y[index]
     try:
-        return train(net, x, y, progress=look, **job)
+        try:
+            return train(net, x, y, progress=look, **job)
+        except CompileError as error:
+            if asked == job["path"]:
+                raise
+            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=3)
+            return train(net, x, y, progress=look, **job | {"path": "steps"})
     except TrainingDiverged as error:
         error.history.stopped_by = "divergence"
         return error.history

@@ -146,16 +146,25 @@ class MLP:
         return str(own) if self.dtype == np.float32 else self.dtype.name
 
     @property
+    def threads(self) -> int | None:
+        """How many threads may compute on the CPU, at most; None where that was left open."""
+        own: int | None = getattr(self.backend, "threads", None)
+        return own
+
+    @property
     def weight_count(self) -> int:
         """How many of the flat `parameters` are weights; the rest are biases."""
         return sum(nodes * inputs for nodes, inputs in self._weight_shapes())
 
+    def step_flops(self, n: int) -> float:
+        """Return the FLOPs of a step on n samples: of 3 products, each 2 a weight and sample."""
+        return 6.0 * n * self.weight_count
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies are built anew: the arrays of the layers have to be views of `parameters`.
         parameters = self.backend.to_numpy(self.parameters)
-        threads = getattr(self.backend, "threads", None)
         precision = "float32" if self.dtype != np.float32 else self.precision
-        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, threads)
+        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, self.threads)
         return _rebuilt, (*state, precision, parameters)
 
     def __repr__(self) -> str:
@@ -236,7 +245,10 @@ class MLP:
             New arrays on the network's device.
         """
         x = self.check_inputs(x)
-        return self._forward(x, None)
+        trace = self.new_trace(x)
+        with self.backend.computing(2.0 * len(x) * self.weight_count):
+            feed_forward(self.backend, self.layers, trace)
+        return trace
 
     def backward(
         self, trace: Trace, y: Any, loss: str | Loss = "mse", *, input_gradient: bool = True
@@ -310,12 +322,6 @@ class MLP:
         trace = self.new_trace(x, keep_z=[False] * len(self.layers))
         return trace, self.backend.record(lambda backend: feed_forward(backend, self.layers, trace))
 
-    def _forward(self, x: Array, keep_z: Sequence[bool] | None) -> Trace:
-        trace = self.new_trace(x, keep_z=keep_z)
-        with self.backend.computing(2.0 * len(x) * self.weight_count):
-            feed_forward(self.backend, self.layers, trace)
-        return trace
-
     def _forward_in_pieces(
         self, x: Array, *, keep_last_z: bool = False
     ) -> Iterator[tuple[slice, Trace]]:
@@ -328,21 +334,43 @@ class MLP:
             feed_forward(self.backend, self.layers, trace)
             yield rows, trace
 
-    def copy(self, *, device: str | Backend | None = None, dtype: Any = None) -> MLP:
-        """Return a network with the same parameters, on another device or in another dtype."""
-        backend = self.backend if device is None else device
-        dtype = self.dtype if dtype is None else dtype
-        twin = MLP(self.layer_sizes, self.activations, device=backend, dtype=dtype)
+    def copy(
+        self,
+        *,
+        device: str | Backend | None = None,
+        dtype: Any = None,
+        precision: Precision = "float32",
+    ) -> MLP:
+        """Return a network with the same parameters, on another device or in another dtype.
+
+        `precision` is that of another device; on the same one it stays what it is.
+        """
+        twin = MLP(
+            self.layer_sizes,
+            self.activations,
+            device=self.backend if device is None else device,
+            dtype=self.dtype if dtype is None else dtype,
+            threads=self.threads,
+            precision=precision,
+        )
         if device is None:
             twin.device_reason = self.device_reason
         to_numpy = self.backend.to_numpy
         twin.set_parameters([to_numpy(W) for W in self.weights], [to_numpy(b) for b in self.biases])
         return twin
 
-    def check_loss(self, loss: str | Loss) -> Loss:
-        """Return the loss's entry; raise if the network's outputs can leave its domain."""
-        entry = find_loss(loss)
-        entry.check_output(self.layers[-1].g)
+    def check_loss(self, loss: str | Loss, *, to_learn: bool = False) -> Loss:
+        """Return the loss's entry; raise if the network's outputs can leave its domain.
+
+        With `to_learn`, also if the outputs are the same whatever is learned.
+        """
+        entry, g = find_loss(loss), self.layers[-1].g
+        entry.check_output(g)
+        if to_learn and self.layer_sizes[-1] == 1 and g == find_activation("softmax"):
+            raise DomainError(
+                "the last layer has one output, of which 'softmax' is always 1, so there is "
+                "nothing to learn; use 'sigmoid', or an output for each class"
+            )
         return entry
 
     def check_inputs(self, x: Any, name: str = "x") -> Array:

@@ -40,10 +40,11 @@ PARTS = {False: ((8, 8, 1), (4, 4, 1)), True: ((32, 32, 32), (16, 16, 32))}
 
 
 class Gpu(NamedTuple):
-    """What a block of threads has on a GPU."""
+    """What a GPU has for blocks of threads."""
 
     shared_bytes: int  # at most
     tf32: bool = True
+    multiprocessors: int = 1  # each takes one block at least
 
 
 class Kernel(NamedTuple):
@@ -54,6 +55,11 @@ class Kernel(NamedTuple):
     tile: int = 1
     shared_bytes: int = 0
     tf32: bool = False
+
+    @property
+    def worker(self) -> str:
+        """Who trains a network, as a plan says it."""
+        return "one warp" if self.file == "train_warp" else "one block"
 
 
 def choose(
@@ -100,14 +106,26 @@ def gpu_of(backend: Any) -> Gpu:
         return Gpu(48 << 10)
     with backend.computing():
         device = cuda.Device()
-        shared_bytes = device.attributes["MaxSharedMemoryPerBlockOptin"]
-        return Gpu(int(shared_bytes), int(device.compute_capability) >= 80)
+        names = "MaxSharedMemoryPerBlockOptin", "MultiProcessorCount"
+        shared_bytes, multiprocessors = (int(device.attributes[name]) for name in names)
+        return Gpu(shared_bytes, int(device.compute_capability) >= 80, multiprocessors)
 
 
-def worth_it(kernel: Kernel, layer_sizes: Sequence[int], batch_size: int) -> bool:
-    """Return whether one launch is faster than a graph of each step, whose products fill a GPU."""
+def worth_it(
+    kernel: Kernel,
+    layer_sizes: Sequence[int],
+    batch_size: int,
+    networks: int = 1,
+    multiprocessors: int = 1,
+) -> bool:
+    """Return whether one launch is faster than a graph of each step, whose products fill a GPU.
+
+    Graphs of many networks take turns, each at least as long as at the limit. In a launch they
+    train side by side: as many as there are multiprocessors at once, in the time of one.
+    """
     weights = 1 if kernel.file == "train_warp" else weight_count(layer_sizes)
-    return batch_size * weights <= limit_of(kernel).value
+    turns = -(-networks // multiprocessors)
+    return batch_size * weights * turns <= limit_of(kernel).value * networks
 
 
 def limit_of(kernel: Kernel) -> Crossover:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import (
     DomainError,
+    brief,
     check_not_negative,
     check_number,
     check_positive,
@@ -232,6 +233,14 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decoupled: ClassVar[bool] = True
+
+
+def check_optimizer(name: str, optimizer: object) -> None:
+    """Raise if something is no optimizer."""
+    if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
+        raise DomainError(
+            f"{name} is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
+        )
 
 
 def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:

@@ -9,6 +9,7 @@ from backprop_gpu import one_launch
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.compiled import why_not, worth_it
+from backprop_gpu.compiled.compiler import NO_COMPILER, compiler
 from backprop_gpu.compiled.threads import cores, worth_waking
 from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count
@@ -17,13 +18,18 @@ from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer
 from backprop_gpu.windows import MOST, why_not_captured
 
-PathName = Literal["auto", "steps", "compiled", "one launch"]
+PathName = Literal["auto", "steps", "fused", "compiled", "one launch"]
 
 # Compiling takes about a second, once for each kind of training on a machine. It is not worth it
 # where NumPy is done in so many: measured on two cores of a server, and the same everywhere, for
 # the path decides the last bits of what comes out.
 WORTH_COMPILING = 2.0
 SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
+
+# Compiling what is elementwise takes 0.2 s an entry, once on a machine. It saves a step so much for
+# every output of every layer, and for every parameter and slot of the optimizer's state.
+WORTH_FUSING = 1.0
+SAVED_PER_OUTPUT, SAVED_PER_SLOT = 1.5e-9, 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,19 @@ class Plan:
 
     Attributes
     ----------
-    path : {"steps", "compiled", "one launch"}
+    path : {"steps", "fused", "compiled", "one launch"}
         "steps": a step at a time, on the network's device, by its array library and the project's
-        kernels. "compiled": many steps in one call of C++, compiled for this network on first use.
-        "one launch": many steps in one kernel on a GPU, likewise.
+        kernels. "fused": a step at a time on the CPU, products by BLAS, each elementwise operation
+        one pass in C++, compiled for the entries on first use. "compiled": many steps in one call
+        of C++, compiled for this network on first use. "one launch": many steps in one kernel on a
+        GPU, likewise.
     why : str
         Why this one, and what stands against the other.
     threads : int or None
         How many threads compute; None leaves it to BLAS.
     """
 
-    path: Literal["steps", "compiled", "one launch"]
+    path: Literal["steps", "fused", "compiled", "one launch"]
     why: str
     threads: int | None
 
@@ -60,6 +68,7 @@ def plan(
     batch_size: int | None = None,
     path: PathName = "auto",
     unusual: str | None = None,
+    networks: int = 1,
 ) -> Plan:
     """Return how `train` would run, without running it.
 
@@ -71,8 +80,10 @@ def plan(
     loss, optimizer, epochs, batch_size, path
         As for `train`.
     unusual : str, optional
-        What is asked for that not every path can do, in words: "clipping", "streaming", or what
-        only "steps" can do.
+        "clipping" if gradients are clipped, "streaming" if the data lie in files; any other text
+        means single steps, and is repeated in the reason.
+    networks : int, optional
+        How many `train_many` trains that may share a launch; `epochs` are those of all of them.
 
     Raises
     ------
@@ -89,30 +100,40 @@ def plan(
     check_network(net)
     if path not in get_args(PathName):
         raise UnknownNameError("path", path, get_args(PathName))
-    rows = min(check_count("samples", samples), batch_size or samples)
+    epochs = check_count("epochs", epochs, least=0)
+    samples = check_count("samples", samples)
+    rows = min(samples, samples if batch_size is None else check_count("batch_size", batch_size))
     steps = epochs * -(-samples // rows)
-    flops = 6.0 * rows * net.weight_count
+    flops = net.step_flops(rows)
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
     if isinstance(net.backend, CudaBackend) and path in ("auto", "one launch"):
-        return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual)
+        return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual, networks)
     if path == "one launch":
         raise DomainError(f"path='one launch' is for GPUs, and the network is on {net.device}")
-    obstacle = _obstacle(net, entry, optimizer, rows, unusual)
+    obstacle = _obstacle(net, entry, optimizer, unusual)
     threads = _threads(net, flops)
     if path == "compiled" and obstacle is not None:
         raise DomainError(f"path='compiled' can't run this training: {obstacle}")
     if path == "compiled":
         return Plan("compiled", "asked for", threads)
-    own = getattr(net.backend, "threads", None)
+    own = net.threads
     if path == "steps":
         return Plan("steps", "asked for", own)
+    unfused = _why_not_fused(net)
+    if path == "fused" and unfused is not None:
+        raise DomainError(f"path='fused' can't run this training: {unfused}")
+    if path == "fused":
+        return Plan("fused", "asked for", own)
+    by_steps: Literal["steps", "fused"] = "steps"
+    if unfused is None and steps * _saved_by_fusing(net, optimizer, rows) >= WORTH_FUSING:
+        by_steps = "fused"
     if obstacle is not None:
         launches = _launches(net, entry, optimizer, unusual)
-        return Plan("steps", f"there is no compiled loop, for {obstacle}{launches}", own)
+        return Plan(by_steps, f"there is no compiled loop, for {obstacle}{launches}", own)
     mkl = isinstance(net.backend, NumpyBackend) and net.backend.mkl is not None
     if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
         name = "MKL" if mkl else "BLAS"
-        return Plan("steps", f"{name} is faster than the compiled loop on products as large", own)
+        return Plan(by_steps, f"{name} is faster than the compiled loop on products as large", own)
     if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
         return Plan("steps", f"{steps:,} steps are too few to be worth compiling a loop for", own)
     return Plan("compiled", "small products, many steps: calls would take the time", threads)
@@ -126,6 +147,7 @@ def _plan_on_gpu(
     steps: int,
     path: PathName,
     unusual: str | None,
+    networks: int,
 ) -> Plan:
     def launches() -> str:  # not worked out for each of thousands of networks
         return _launches(net, loss, optimizer, unusual)
@@ -137,29 +159,43 @@ def _plan_on_gpu(
         raise DomainError(f"path='one launch' can't run this training: {kernel}")
     if isinstance(kernel, str):
         return Plan("steps", f"it takes more than one launch, for {kernel}{launches()}", None)
-    products = f"; its products are computed in {net.precision}"
+    products = f"; {kernel.worker} computes its products in {net.precision}"
     if path == "one launch":
         return Plan("one launch", f"asked for{products}", None)
     limit, saved = one_launch.limit_of(kernel), CROSSOVERS["seconds_saved"]
-    if not one_launch.worth_it(kernel, net.layer_sizes, rows):
+    multiprocessors = one_launch.gpu_of(net.backend).multiprocessors
+    if not one_launch.worth_it(kernel, net.layer_sizes, rows, networks, multiprocessors):
         why = f"kernels that fill the GPU are faster on products as large ({limit}){launches()}"
         return Plan("steps", why, None)
     if steps * saved.value < CROSSOVERS["seconds_compiling"].value:
         why = f"{steps:,} steps are too few to be worth compiling them ({saved}){launches()}"
         return Plan("steps", why, None)
-    why = f"small products, many steps: launches would take the time ({limit}){products}"
-    return Plan("one launch", why, None)
+    why = "small products, many steps: launches would take the time"
+    if not one_launch.worth_it(kernel, net.layer_sizes, rows):
+        why = f"of {networks:,} networks, {min(networks, multiprocessors)} train side by side"
+    return Plan("one launch", f"{why} ({limit}){products}", None)
 
 
-def _obstacle(
-    net: MLP, loss: Loss, optimizer: Optimizer, rows: int, unusual: str | None
-) -> str | None:
+def _obstacle(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -> str | None:
     """Return why the compiled loop can't run this, if it can't."""
     if type(net.backend) is not NumpyBackend:
         return f"the network is on {net.device}"
     if unusual not in (None, "clipping", "streaming"):
         return f"{unusual} takes single steps"
-    return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype, rows)
+    return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype)
+
+
+def _why_not_fused(net: MLP) -> str | None:
+    """Return why nothing elementwise can be compiled, if it can't."""
+    if type(net.backend) is not NumpyBackend:
+        return f"the network is on {net.device}"
+    return None if compiler() else NO_COMPILER
+
+
+def _saved_by_fusing(net: MLP, optimizer: Optimizer, rows: int) -> float:
+    """Return the seconds that a step gains, roughly."""
+    outputs = float(rows * sum(net.layer_sizes[1:]))
+    return SAVED_PER_OUTPUT * outputs + SAVED_PER_SLOT * optimizer.slots * len(net.parameters)
 
 
 def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -> str:
@@ -175,5 +211,4 @@ def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -
 
 def _threads(net: MLP, flops: float) -> int:
     """Return how many threads share a batch."""
-    own: int | None = getattr(net.backend, "threads", None)
-    return worth_waking(flops, own or cores())
+    return worth_waking(flops, net.threads or cores())

@@ -66,10 +66,9 @@ class Predictor:
         self._forward: CompiledForward | None = None
         self.path, self.why = _choice(net, path)
         if self.path == "compiled":
-            own = getattr(net.backend, "threads", None)
             try:
                 self._forward = CompiledForward(
-                    net.layer_sizes, net.activations, self._net.parameters, own or cores()
+                    net.layer_sizes, net.activations, self._net.parameters, net.threads or cores()
                 )
             except CompileError as error:
                 if path == "compiled":

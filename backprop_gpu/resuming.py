@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.backends import Backend
 from backprop_gpu.checkpoint import SavedNetwork, read, save
 from backprop_gpu.errors import (
     DomainError,
@@ -37,6 +37,10 @@ from backprop_gpu.stopping import BestEpoch
 from backprop_gpu.version import __version__
 
 HISTORY = ("loss", "validation_loss", "learning_rate")
+
+# What is compared between runs on one kind of device only: the bits differ on another anyway, which
+# may have neither.
+OF_DEVICE = {"device", "path", "precision"}
 
 
 class Folder:
@@ -61,6 +65,8 @@ class Folder:
         self.place = checked_path(folder, "checkpoint")
         self.keep = check_count("checkpoint_keep", keep)
         self._current: Path | None = None  # what was written last, or read at first
+        # The newest is wanted twice: for its path, and for all of it.
+        self._read = lru_cache(maxsize=1)(partial(read, device="cpu"))
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             found = _files(self.place)
@@ -96,17 +102,19 @@ class Folder:
         for old in [file for file in _files(self.place) if file <= path][: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def restore(
-        self,
-        backend: Backend,
-        identity: Mapping[str, Any],
-        take: Callable[[SavedNetwork], None],
-    ) -> bool:
+    def path_of_newest(self, device: str) -> Any:
+        """Return how the newest checkpoint's steps were run; None if not on such a device."""
+        for file in reversed(_files(self.place)):
+            with suppress(FileFormatError):
+                run = _run_in(file, self._read(file))
+                return run.get("path") if run.get("device") == kind_of(device) else None
+        return None
+
+    def restore(self, identity: Mapping[str, Any], take: Callable[[SavedNetwork], None]) -> bool:
         """Hand the newest checkpoint that can be read to `take`; return whether there is one.
 
         Parameters
         ----------
-        backend : Backend
         identity : mapping
             What has to be the same for a run to go on.
         take : callable (SavedNetwork)
@@ -123,8 +131,8 @@ class Folder:
         problems: list[str] = []
         for path in reversed(_files(self.place)):
             try:
-                saved = read(path, device=backend)
-                _check_identity(path, saved, identity)
+                saved = self._read(path)
+                _check_identity(path, _run_in(path, saved), identity)
                 _take(path, saved, take)
             except FileFormatError as error:
                 problems.append(str(error))
@@ -132,6 +140,7 @@ class Folder:
             for problem in problems:
                 warnings.warn(f"{problem}; resuming from {path.name}", stacklevel=4)
             self._current = path
+            self._read.cache_clear()
             return True
         if problems:
             raise FileFormatError(f"no checkpoint can be read: {'; '.join(problems)}")
@@ -147,16 +156,27 @@ def _take(path: Path, saved: SavedNetwork, take: Callable[[SavedNetwork], None])
         ) from error
 
 
-def _check_identity(path: Path, saved: SavedNetwork, identity: Mapping[str, Any]) -> None:
-    theirs = saved.notes.get("run")
-    if not isinstance(theirs, dict):
+def _run_in(path: Path, saved: SavedNetwork) -> dict[str, Any]:
+    """Return what a checkpoint says of its run."""
+    run = saved.notes.get("run")
+    if not isinstance(run, dict):
         raise FileFormatError(f"{path} is a network, but no checkpoint of a training run")
+    return run
+
+
+def _check_identity(path: Path, theirs: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    free = set() if theirs.get("device") == identity["device"] else OF_DEVICE
     for name, value in identity.items():
-        if theirs.get(name) != value:
+        if name not in free and theirs.get(name) != value:
             raise DomainError(
                 f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
                 f"{value}; make them the same, or choose another folder"
             )
+
+
+def kind_of(device: str) -> str:
+    """Return "cuda" for "cuda:1"."""
+    return device.partition(":")[0]
 
 
 def without_addresses(value: Any) -> str:
@@ -191,6 +211,10 @@ class Checkpoints:
         self._folder = None if folder is None else Folder(folder, keep, resume=resume)
         self._identity: dict[str, Any] = {}
 
+    def path_of_newest(self, device: str) -> Any:
+        """Return how the newest checkpoint's steps were run; None if not on such a device."""
+        return None if self._folder is None else self._folder.path_of_newest(device)
+
     def steps_between(self, per_epoch: int | None) -> int | None:
         """Return after how many steps one is due; None where an epoch's end has to be awaited."""
         if self._folder is None or per_epoch is None:
@@ -218,18 +242,8 @@ class Checkpoints:
         if self._folder is None:
             return
         self._identity = _identity_of(run, **identity)
-        backend = run.path.net.backend
-        if not self._folder.restore(backend, self._identity, lambda s: _restore(s, run, best)):
+        if not self._folder.restore(self._identity, lambda saved: _restore(saved, run, best)):
             self.write_if_due(run, best)
-
-
-def path_of_newest(folder: str | os.PathLike[str]) -> Any:
-    """Return which way the steps of a folder's newest checkpoint were run; None without one."""
-    for file in reversed(_files(checked_path(folder, "checkpoint"))):
-        with suppress(FileFormatError):
-            run = read(file, device="cpu").notes.get("run")
-            return run.get("path") if isinstance(run, dict) else None
-    return None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -243,6 +257,7 @@ def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
         "layer_sizes": list(net.layer_sizes),
         "activations": [str(g) for g in net.activations],
         "dtype": net.dtype.name,
+        "device": kind_of(net.device),
         **others,
         "optimizer": without_addresses(path.optimizer),
         "batch_size": path.batches.batch_size,
@@ -269,8 +284,9 @@ def _content(run: Run, best: BestEpoch | None) -> tuple[dict[str, Any], dict[str
 def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     """Bring a run to where a checkpoint was written; raise before anything is changed."""
     net, arrays, notes = run.path.net, saved.arrays, saved.notes
+    parameters = like_parameters(net, saved.net.parameters)
     slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.path.state))]
-    safe = like_parameters(net, arrays["safe"]) if "safe" in arrays else saved.net.parameters
+    safe = like_parameters(net, arrays["safe"]) if "safe" in arrays else parameters
     best_parameters = like_parameters(net, arrays["best"]) if "best" in arrays else None
     best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
     history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
@@ -282,7 +298,7 @@ def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     if found != (made, done + bool(losses), len(losses)):
         raise ShapeError("its step and the lengths of its history contradict each other")
 
-    net.parameters[...] = saved.net.parameters
+    net.parameters[...] = parameters
     for slot, kept in zip(run.path.state, slots, strict=True):
         slot[...] = kept
     for name, values in history.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.batches import ArrayBatches, Batches
+from backprop_gpu.compiled import Fused
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace, feed_forward
@@ -71,6 +73,18 @@ class SafePoint:
 class Steps:
     """The steps of one training run.
 
+    Parameters
+    ----------
+    net, loss, optimizer, penalizes
+        As of `Step`.
+    batches : Batches
+    clip : callable, optional
+        What clips the gradients, in place.
+    keep_a : bool
+        As of `Workspace`.
+    fused : Fused, optional
+        What records the steps of a network on the CPU, in place of its backend.
+
     Attributes
     ----------
     state : list of array
@@ -91,11 +105,13 @@ class Steps:
         *,
         keep_a: bool = False,
         penalizes: bool = False,
+        fused: Fused | None = None,
     ) -> None:
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
         self._clip = clip
         self._keep_a = keep_a
+        self._fused = fused
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
@@ -103,7 +119,7 @@ class Steps:
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
-        flops = 6.0 * batches.batch_size * net.weight_count
+        flops = net.step_flops(batches.batch_size)
         descends = is_plain(optimizer) and clip is None and net.backend.descends(flops)
         self._step = Step(net, loss, optimizer, self.state, descends, penalizes)
         self.safe = SafePoint(net, self.state)
@@ -241,6 +257,8 @@ class Steps:
             step.update(backend, space, self._numbers)
 
         record = net.backend.record
+        if self._fused is not None:
+            record = partial(self._fused.record, net.backend)
         recorded = _Recorded(space, record(propagate), record(update))
         if len(self._recorded) >= MOST_RECORDED:
             self._recorded.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from backprop_gpu.errors import check_count
 from backprop_gpu.losses import LOSSES
 from backprop_gpu.text_table import Text, aligned, as_bytes
@@ -45,9 +47,8 @@ def _training(net: MLP, n: int) -> str:
     hidden layers takes turns in one array.
     """
     inputs, *nodes = net.layer_sizes
-    keeps_z = [g.derivative_from == "z" for g in net.activations]
-    keeps_z[-1] |= any(loss.is_canonical_for(net.activations[-1]) for loss in LOSSES.values())
-    z = sum(m for m, kept in zip(nodes, keeps_z, strict=True) if kept)
+    kept = np.any([loss.keeps_z(net.activations) for loss in LOSSES.values()], axis=0)
+    z = int(np.dot(kept, nodes))
     sample = inputs + nodes[-1] + sum(nodes) + z + max(nodes[:-1], default=0)
     parameters = net.parameters.size
     rows = [

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.batches import batch_counts
 from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -89,13 +90,14 @@ def train_together(
         for i in np.flatnonzero(good).tolist():
             nets[i].parameters[...] = parameters[i]
     seconds = time.perf_counter() - started
-    shares = np.minimum(size, n - size * np.arange(per_epoch)) / n
+    shares = batch_counts(n, size, np.arange(per_epoch)) / n
     return [
         History(
             loss=_of_epochs(losses[i], shares),
             learning_rate=rates[i, ::per_epoch].tolist(),
             seconds=seconds,
             path="one launch",
+            precision=nets[0].precision,
         )
         if good[i]
         else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches, shuffled_batches
-from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled import CompileError, Fused
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
     DomainError,
@@ -28,9 +28,9 @@ from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.one_launch_steps import OneLaunchSteps
-from backprop_gpu.optimizers import SGD, Optimizer
+from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.planning import PathName, plan
-from backprop_gpu.resuming import Checkpoints, path_of_newest
+from backprop_gpu.resuming import Checkpoints
 from backprop_gpu.running import Path, Run
 from backprop_gpu.steps import Steps, clipping
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
@@ -103,7 +103,7 @@ def train(
         Show a progress bar (extra ``progress``), with the loss, samples a second and the time
         that is left; none in a pipe or a file. Or what is called some ten times a second with
         how far the training is; what it raises ends the training.
-    path : {"auto", "steps", "compiled", "one launch"}
+    path : {"auto", "steps", "fused", "compiled", "one launch"}
         How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
         rounding.
     checkpoint : path, optional
@@ -133,7 +133,7 @@ def train(
         False.
     """
     check_network(net)
-    entry = net.check_loss(loss)
+    entry = net.check_loss(loss, to_learn=True)
     optimizer = SGD() if optimizer is None else optimizer
     epochs = check_count("epochs", epochs, least=0)
     seed = check_count("seed", seed, least=0)
@@ -161,8 +161,9 @@ def train(
         batches = stream
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
     clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
-    if path == "auto" and resume and checkpoint is not None:
-        path = path_of_newest(checkpoint) or path
+    checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
+    if path == "auto":
+        path = checkpoints.path_of_newest(net.device) or path
     chosen = plan(
         net,
         samples=batches.samples or 1,
@@ -174,36 +175,36 @@ def train(
         unusual=_unusual(stream, limits),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
-    # Three products, each of 2 FLOPs a weight and sample.
-    flops = 6.0 * batches.batch_size * net.weight_count
     history = History(path=chosen.path, precision=net.precision)
     started = time.perf_counter()
     with (
-        net.backend.computing(flops),
+        net.backend.computing(net.step_flops(batches.batch_size)),
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
         steps: Path | None = None
-        if chosen.path == "compiled":
-            try:
+        fused: Fused | None = None
+        try:
+            if chosen.path == "compiled":
                 threads, shuffles = chosen.threads or 1, None if stream else order_seed
                 steps = CompiledSteps(
                     *(net, batches, entry, optimizer, shuffles, threads),
                     clip_norm=clip_norm,
                     clip_value=clip_value,
                 )
-            except CompileError as error:
-                if path == "compiled":
-                    raise
-                warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=2)
-                history.path = "steps"
-        elif chosen.path == "one launch" and isinstance(batches, ArrayBatches):
+            elif chosen.path == "fused":
+                fused = Fused(net.activations, entry, optimizer, net.dtype)
+        except CompileError as error:
+            if path == chosen.path:
+                raise
+            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=2)
+            history.path = "steps"
+        if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
             steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed)
         if steps is None:
             keep_a = clip_sample_norm is not None
-            steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a)
+            steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a, fused=fused)
         run = Run(steps, history)
-        checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
         checkpoints.restore(
             run,
             watch.best,
@@ -293,10 +294,7 @@ def _unusual(stream: Feed | None, limits: Mapping[str, float | None]) -> str | N
 def _check_helpers(
     optimizer: object, validation: object, early_stopping: object, callbacks: Any
 ) -> None:
-    if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
-        raise DomainError(
-            f"optimizer is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
-        )
+    check_optimizer("optimizer", optimizer)
     if validation is not None and not (
         isinstance(validation, tuple | list) and len(validation) == 2
     ):

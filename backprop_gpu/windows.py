@@ -7,14 +7,13 @@ samples, and the optimizer's numbers. Nothing is read back, and nothing else is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.backends.recording import Replay
+from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -26,12 +25,15 @@ MOST = int(CROSSOVERS["graph_steps"].value)  # steps in a window
 
 
 def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
-    """Return what keeps a network's steps from being CUDA graphs; None if nothing does."""
-    empty, dtype = net.backend.empty, net.dtype
-    x, y = (empty((1, nodes), dtype) for nodes in (net.layer_sizes[0], net.layer_sizes[-1]))
-    space = Workspace(net, loss, x, y).rows(1)
-    step = Step(net, loss, optimizer, [net.parameters] * optimizer.slots)
-    numbers = empty((4,), dtype)
+    """Return what keeps a network's steps from being CUDA graphs; None if nothing does.
+
+    Its layers' sizes don't matter, so that a network with one node in each is looked at.
+    """
+    sizes = [1] * len(net.layer_sizes)
+    tiny = MLP(sizes, net.activations, device=net.backend, dtype=net.dtype)
+    x, y, numbers = (net.backend.empty(shape, net.dtype) for shape in ((1, 1), (1, 1), (4,)))
+    space = Workspace(tiny, loss, x, y).rows(1)
+    step = Step(tiny, loss, optimizer, [tiny.parameters] * optimizer.slots)
 
     def work(backend: Backend) -> None:
         step.propagate(backend, space, space.gradients.C, numbers)
@@ -41,19 +43,6 @@ def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
     if not isinstance(recorded, Replay):
         return f"the network is on {net.device}"
     return recorded.obstacle
-
-
-class ChosenBatches(Protocol):
-    """What windows ask of batches; see `ArrayBatches`."""
-
-    batch_size: int
-    per_epoch: int
-
-    def counts(self, steps: range) -> NDArray[np.int64]: ...
-
-    def choose(self, steps: range, index: Array) -> None: ...
-
-    def gather(self, backend: Backend, index: Array) -> None: ...
 
 
 class Windows:
@@ -67,7 +56,7 @@ class Windows:
     step : Step
     """
 
-    def __init__(self, batches: ChosenBatches, workspace: Workspace, step: Step) -> None:
+    def __init__(self, batches: ArrayBatches, workspace: Workspace, step: Step) -> None:
         self._batches, self._workspace, self._step = batches, workspace, step
         self._net = net = workspace.net
         most = MOST if batches.per_epoch == 1 else min(MOST, batches.per_epoch)

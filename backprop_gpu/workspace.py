@@ -37,15 +37,13 @@ class Workspace:
 
     def __init__(self, net: MLP, loss: Loss, x: Array, y: Array, *, keep_a: bool = False) -> None:
         self.net, self.x, self.y, self._keep_a = net, x, y, keep_a
-        self._keep_z = [g.derivative_from == "z" for g in net.activations]
-        self._keep_z[-1] |= loss.is_canonical_for(net.activations[-1])
         empty, dtype = net.backend.empty, net.dtype
         sizes = [len(x) * nodes for nodes in net.layer_sizes[1:]]
         self._a = [empty((size,), dtype) for size in sizes]
         self._deltas = [empty((size,), dtype) for size in sizes] if keep_a else self._a
         self._z = [
             empty((size,), dtype) if kept else None
-            for size, kept in zip(sizes, self._keep_z, strict=True)
+            for size, kept in zip(sizes, loss.keeps_z(net.activations), strict=True)
         ]
         self._dC_da = empty((max(sizes[:-1], default=0),), dtype)
         self.flat = empty(net.parameters.shape, dtype)

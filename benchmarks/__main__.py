@@ -9,6 +9,7 @@ import pytest
 
 from backprop_gpu.benchmark import NETWORKS
 from backprop_gpu.benchmark_table import Row, of_json, report, to_json
+from benchmarks.pages import put_into
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -23,12 +24,6 @@ def rows_of(suite):
         keys = [(row.network, row.batch, row.part) for row in rows]
         rows += [Row(*key, "cuda", row.flops) for key, row in zip(keys, rows, strict=True)]
     return suite["machine_info"]["backprop_gpu"], rows
-
-
-def put_into(page, text):
-    """Return a page with the text between the markers."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + text + "\n" + END + rest.split(END, 1)[1]
 
 
 def main(arguments):
@@ -60,7 +55,7 @@ def main(arguments):
     text = report(*of_json(found))
     if options.publish:
         (RESULTS / f"{options.publish}.json").write_text(found)
-        PAGE.write_text(put_into(PAGE.read_text(), text))
+        put_into(PAGE, BEGIN, text + "\n", END)
     print(text)
     return 0
 

@@ -6,7 +6,6 @@ timed is the library, not the disk.
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -19,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import backprop_gpu as bp
-from backprop_gpu.benchmark_table import machine, to_json
+from backprop_gpu.benchmark_table import machine, of_json, to_json
 from backprop_gpu.data import StreamedBatches, new_room
 from backprop_gpu.text_table import as_bytes
+from benchmarks.pages import put_into
 from benchmarks.peers.race import settle
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ class Row:
         A step of training.
     path : str
         The one that `bp.plan` chooses.
-    memory : int or None
+    memory : int
         The bytes that an epoch of streamed training adds to the process at its peak.
     """
 
@@ -61,7 +61,7 @@ class Row:
     streamed: float
     in_memory: float
     path: str
-    memory: int | None
+    memory: int
 
     def record(self):
         """Return the row for JSON, with what follows from it."""
@@ -229,12 +229,6 @@ def run(formats, gigabytes, features, batch_size, device, threads, folder):
                 ).result()
 
 
-def of_json(text):
-    """Return the machine and the rows that `backprop_gpu.benchmark_table.to_json` wrote."""
-    content = json.loads(text)
-    return content["machine"], [Row.of_record(record) for record in content["rows"]]
-
-
 def report(about, rows):
     """Return the machine, and a Markdown table of the rows."""
     first = rows[0]
@@ -262,9 +256,8 @@ def report(about, rows):
 def publish(name, found, root):
     """Write a run's JSON, and its table into the page between the markers."""
     (root / "benchmarks" / "results" / f"streaming-{name}.json").write_text(found)
-    page = root / "docs" / "streaming.md"
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(before + BEGIN + report(*of_json(found)) + "\n" + END + rest.split(END, 1)[1])
+    text = report(*of_json(found, Row)) + "\n"
+    put_into(root / "docs" / "streaming.md", BEGIN, text, END)
 
 
 def main(arguments, root=ROOT):
@@ -296,7 +289,7 @@ def main(arguments, root=ROOT):
     found = to_json(about, rows)
     if options.publish:
         publish(options.publish, found, root)
-    print(report(*of_json(found)))
+    print(report(*of_json(found, Row)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ HEADERS = {
     "update": ("common",),
 }
 
-# The device functions that whoever launches a kernel supplies, by the file that calls them.
+# The device functions that whoever launches a kernel supplies, by their names.
 SIGNATURES = {
     "g": "real g(real z)",
     "g_prime_of_a": "real g_prime(real a)",
@@ -57,7 +57,8 @@ class Launch(NamedTuple):
 
 
 @cache
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """Return the text of a source file."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -76,13 +77,13 @@ def assemble(file: str, real: str, functions: Mapping[str, str], network: str = 
         What a file that is compiled for one network needs to know of it, as CUDA C++.
     """
     parts = [f"typedef {real} real;"]
-    parts += [_read(f"{header}.cuh") for header in HEADERS[file][:1]]
+    parts += [read(f"{header}.cuh") for header in HEADERS[file][:1]]
     parts += [
         f"static __device__ {SIGNATURES[name]} {{ {body} }}" for name, body in functions.items()
     ]
     parts.append(network)
-    parts += [_read(f"{header}.cuh") for header in HEADERS[file][1:]]
-    parts.append(_read(f"{file}.cu"))
+    parts += [read(f"{header}.cuh") for header in HEADERS[file][1:]]
+    parts.append(read(f"{file}.cu"))
     return "\n".join(parts)
 
 

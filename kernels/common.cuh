@@ -1,5 +1,5 @@
-// What every kernel shares. `real` (float or double) and the device functions that a kernel calls
-// (g, g_prime, ...) are written in front of this file by kernels.assemble().
+// What every kernel shares. kernels.assemble() writes what `real` is (float or double) in front of
+// this file, and behind it the device functions that a kernel calls (g, g_prime, ...).
 //
 // Sums are two-stage and in an order that depends on the shape alone: no atomics on floats, so two
 // runs agree to the bit, whatever the device.
@@ -7,7 +7,7 @@
 typedef long long index_t;  // flat indices: arrays may hold more than 2^31 numbers
 
 constexpr int WARP = 32;
-constexpr int MAX_THREADS = 256;  // threads in a block, at most; kernels.py launches no more
+constexpr int MAX_THREADS = 256;  // threads in a block, at most; kernels.THREADS
 
 // Adds up `mine` over the block's threads with a tree in shared memory; thread 0 gets the sum.
 // blockDim.x is a power of two.

@@ -11,6 +11,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// In front of a loop: its arrays may be one and the same, but each turn has entries of its own.
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 constexpr bool DOUBLE = sizeof(real) == 8;
 template <bool wide> struct Integers { typedef uint32_t bits; typedef int32_t whole; };
 template <> struct Integers<true> { typedef uint64_t bits; typedef int64_t whole; };

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cases import HEADS, OPTIMIZERS, TOLERANCE, TrainingCase
+from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not, worth_it
@@ -17,9 +18,6 @@ from backprop_gpu.losses import find_loss
 from backprop_gpu.shuffle import shuffled
 
 pytestmark = pytest.mark.usefixtures("compiled_cache")
-needs_compiler = pytest.mark.skipif(
-    compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
-)
 
 
 class Case(TrainingCase):
@@ -255,7 +253,7 @@ def test_own_entries_with_expressions():
 
 def reason(activations=("tanh",), loss="mse", optimizer=None, dtype="float32", sizes=(2, 2)):
     entries = bp.MLP(sizes, activations, device="cpu").activations
-    return why_not(sizes, entries, find_loss(loss), optimizer or bp.SGD(), dtype, 4)
+    return why_not(sizes, entries, find_loss(loss), optimizer or bp.SGD(), dtype)
 
 
 @needs_compiler

@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import pytest
 from cases import TOLERANCE
+from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu import compiled_steps
 from backprop_gpu.batches import ArrayBatches
-from backprop_gpu.compiled import CompiledLoop, compiler
+from backprop_gpu.compiled import CompiledLoop
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.data import StreamedBatches
 from backprop_gpu.feed import Feed
@@ -19,9 +20,7 @@ from backprop_gpu.shuffle import shuffled
 from backprop_gpu.steps import Steps, clipping
 
 pytestmark = [
-    pytest.mark.skipif(
-        compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
-    ),
+    needs_compiler,
     pytest.mark.usefixtures("compiled_cache"),
 ]
 SIZES = {"plain": (3, 6, 2), "padded": (9, 37, 20, 3)}

@@ -6,12 +6,12 @@ from threading import Thread
 import numpy as np
 import pytest
 from host.device import StandInDevice, cublas_library, stand_in_cublas
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.backends import cublas
 
-pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+pytestmark = needs_gpp
 
 SIZES = (1, 2, 3, 33)
 
@@ -55,6 +55,17 @@ def test_a_precision_is_how_many_bits_of_a_factor_count(precision, bits):
     products.gemm(in_double, np.ones((1, 1)), out)
     assert out == in_double
     products.close()
+
+
+@pytest.mark.parametrize("transposed", [*product([False, True], repeat=2)], ids=str)
+def test_factors_that_are_stored_as_bf16(products, transposed):
+    """Integers up to 15 are bf16 with a mantissa of 3 bits, so that no sum is rounded."""
+    for m, k, n in product(SIZES, repeat=3):
+        A = np.round(4 * matrix(m, k, "float32", transposed[0]))
+        B = np.round(4 * matrix(k, n, "float32", transposed[1], seed=1))
+        out = np.full((m, n), np.nan, np.float32)
+        products.gemm(*[(X.view(np.uint32) >> 16).astype(np.uint16) for X in (A, B)], out)
+        np.testing.assert_array_equal(out, A @ B)
 
 
 def test_every_stream_gets_the_workspace_and_is_bound_once():

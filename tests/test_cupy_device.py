@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from host.device import cublas_library
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 from backprop_gpu.backends import cupy_device
 
@@ -68,7 +68,7 @@ def test_a_capture_ends_when_a_call_fails(asked, monkeypatch):
         cupy_device.capture([lambda: 1 / 0])
 
 
-@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+@needs_gpp
 def test_a_gpu_is_opened_with_its_own_products(asked, monkeypatch):
     monkeypatch.setattr(cupy_device, "_libcublas", cublas_library)
     backend = cupy_device._open_gpu.__wrapped__(1, "tf32")

@@ -369,6 +369,13 @@ def test_a_source_that_fails_is_an_error_that_says_where(tmp_path):
         list(source.epoch(0))
     assert isinstance(caught.value.__cause__, OSError)
 
+    class Silent(Sliced):
+        def __getitem__(self, rows):
+            raise NotImplementedError
+
+    with pytest.raises(errors.FileFormatError, match=r"can't be read: NotImplementedError$"):
+        batches(Silent(matrix(1000)))
+
     short = Sliced(matrix(1000))
     source = batches(short, seed=None)
     short.values = short.values[:100]

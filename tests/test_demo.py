@@ -48,7 +48,7 @@ def test_the_real_thing(tmp_path, capsys, monkeypatch):
     assert re.search(r"textbook +5-3-5-4 +cpu +10,000 .* 0\.106 +2\.81e-07 +-\n", text)
     assert re.search(rf"digits +64-256-128-10 +cpu +60 .* {digits.right:.1%}\n", text)
     assert lines[-1].endswith(f"are in {picture}")
-    assert shape_of(picture.read_bytes()) == (1650, 660)
+    assert shape_of(picture.read_bytes()) == (2200, 880)
 
     shown = capsys.readouterr().err
     assert "10000/10000" in shown
@@ -104,7 +104,7 @@ def test_on_the_gpu(tmp_path):
     assert digits.right >= 0.97
 
 
-@pytest.mark.parametrize("package", ["sklearn", "matplotlib"])
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib.figure"])
 def test_missing_extras_are_found_first(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match="the demo's"):

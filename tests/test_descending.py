@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from host.device import StandInDevice, cublas_library, stand_in_cublas
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu import schedules
 
-pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+pytestmark = needs_gpp
 
 DECAYING = schedules.StepDecay(0.5, every=2, factor=0.7)
 PLAIN = (bp.SGD(0.1), bp.SGD(DECAYING, weight_decay=0.05))

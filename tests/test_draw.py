@@ -134,8 +134,11 @@ def test_a_node_has_room_for_its_number(value):
 def test_files(run, tmp_path, suffix, start):
     path = tmp_path / f"net{suffix}"
     draw(run[0], path=str(path))
-    assert path.read_bytes().startswith(start)
+    content = path.read_bytes()
+    assert content.startswith(start)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    draw(run[0], path=path)
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -409,6 +409,14 @@ def test_class_weights_serve_parts_without_some_of_the_classes():
     assert_same_model(other, one)
 
 
+@pytest.mark.parametrize("weight", [-2, np.nan, np.inf])
+def test_class_weights_are_not_negative(weight):
+    model = MLPClassifier(**SMALL, class_weight={0: 1.0, 1: weight}, device="cpu")
+    for learn in (model.fit, model.partial_fit):
+        with pytest.raises(bp.DomainError, match=rf"class_weight\[1\] is {weight}"):
+            learn(X, SPECIES > 0, **{} if learn == model.fit else {"classes": [False, True]})
+
+
 def test_balanced_classes_need_all_samples():
     model = MLPClassifier(class_weight="balanced", device="cpu")
     assert model.fit(X, SPECIES).score(X, SPECIES) > 0.5

@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 from cases import Killed, killed_after
+from host.backend import emulated_backend
+from host.needs import needs_compiler, needs_gpp
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
@@ -69,6 +71,32 @@ def test_more_epochs(tmp_path):
     fitted(checkpoint=tmp_path, max_iter=6)
     longer = fitted(checkpoint=tmp_path, max_iter=15, resume=True)
     assert everything(longer) == everything(fitted())
+
+
+@needs_compiler
+@pytest.mark.usefixtures("compiled_cache")
+def test_a_fit_goes_on_by_the_path_it_began_with(tmp_path):
+    with pytest.raises(Killed):
+        fitted(checkpoint=tmp_path, path="compiled", callbacks=[killed_after(5)])
+    again = fitted(checkpoint=tmp_path, resume=True)
+    assert again.path_ == "compiled"
+    assert everything(again) == everything(fitted(path="compiled"))
+
+
+@needs_gpp
+@pytest.mark.usefixtures("compiled_cache")
+@pytest.mark.parametrize(("before", "after"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_fit_goes_on_on_another_device(before, after, tmp_path):
+    devices = {
+        "cpu": {"device": "cpu", "path": "compiled"},
+        "cuda": {"device": emulated_backend(precision="tf32"), "precision": "tf32"},
+    }
+    with pytest.raises(Killed):
+        fitted(dtype="float32", **devices[before], checkpoint=tmp_path, callbacks=[killed_after(5)])
+    options = devices[after] | {"path": "auto"}
+    again = fitted(dtype="float32", **options, checkpoint=tmp_path, resume=True)
+    assert again.path_ == "steps"
+    np.testing.assert_allclose(again.loss_curve_, fitted().loss_curve_, rtol=1e-4)
 
 
 def test_another_fit_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from cases import Killed, killed_after
+from host.needs import needs_compiler
 
 pytest.importorskip("sklearn")
 
@@ -14,13 +15,11 @@ from sklearn.datasets import load_iris, make_multilabel_classification
 
 import backprop_gpu as bp
 from backprop_gpu import planning
-from backprop_gpu.compiled import CompileError, compiler
+from backprop_gpu.compiled import CompileError
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 
 pytestmark = [
-    pytest.mark.skipif(
-        compiler.compiler() is None, reason="no C++ compiler for the compiled training loop"
-    ),
+    needs_compiler,
     pytest.mark.usefixtures("compiled_cache"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
@@ -245,6 +244,12 @@ def test_what_only_single_steps_can_do(fit, reason):
     assert fit("auto").path_ == "steps"
     with pytest.raises(bp.DomainError, match=reason):
         fit("compiled")
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_another_solver_has_no_path(warm_start):
+    model = new(MLPRegressor, "steps", warm_start=warm_start).fit(X, LENGTH)
+    assert not hasattr(model.set_params(solver="lbfgs", path="auto").fit(X, LENGTH), "path_")
 
 
 @pytest.mark.usefixtures("every_fit_is_long")

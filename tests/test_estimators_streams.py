@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 import zarr
 from host.backend import emulated_backend
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
@@ -223,11 +223,12 @@ def test_fit_reads_everything_and_predictions_are_made_piece_by_piece(tmp_path):
     assert model.score(x, y) == memory.score(X, LENGTH)
     with pytest.raises(ValueError, match="expecting 4 features"):
         model.predict(Sliced(X[:, :3]))
+    with pytest.raises(bp.ShapeError, match=r"x has shape \(0, 4\)"):
+        model.predict(Sliced(X[:0]))
 
 
+@needs_gpp
 def test_a_gpu_learns_from_streams_what_the_cpu_learns():
-    if reason := unavailable_reason():
-        pytest.skip(reason)
     on_cpu, model = (
         MLPClassifier(**SETTINGS | {"device": device}).partial_fit(
             Sliced(X), SPECIES, WEIGHTS, classes=[0, 1, 2]

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host.device import StandInDevice
-from host.launcher import unavailable_reason
+from host.device import StandInDevice, stand_in_cublas
+from host.needs import needs_gpp
 
 from backprop_gpu import crossovers as own_crossovers
 from backprop_gpu.benchmark import Network
@@ -32,8 +32,6 @@ TINY = Case(Network("tiny", (3, 4, 2), 5), "float32")
 TOGETHER = replace(TINY, networks=3)
 ROW = Row.of("one", TINY)
 HERE = [*(name for name in OWN if name != MANY), "CuPy script"]
-
-needs_gpp = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 
 
 @pytest.fixture(autouse=True)
@@ -296,11 +294,36 @@ def test_blocks_are_as_long_as_they_have_to_be(monkeypatch):
 
 @needs_gpp
 def test_rates_are_of_products_in_each_precision_and_of_a_copy(monkeypatch):
+    factors = {}
+
+    def opened(precision):
+        products = stand_in_cublas("float32" if precision == "float64" else precision)
+
+        def multiply(A, B, out):
+            factors[precision] = A.dtype.name, out.dtype.name
+            products.gemm(A, B, out)
+
+        return StandInDevice().backend(multiply)
+
     monkeypatch.setattr(race, "SIDES", dict.fromkeys(race.SIDES, 16))
+    monkeypatch.setattr(contestants, "open_backend", opened)
     found = race.rates()
     kinds = ("float32", "tf32", "bf16", "float64")
     assert set(found) == {*(f"FLOP/s, {kind}" for kind in kinds), "bytes/s, copied"}
     assert min(found.values()) > 0
+    assert factors == {
+        **dict.fromkeys(("float32", "tf32"), ("float32", "float32")),
+        "bf16": ("uint16", "float32"),
+        "float64": ("float64", "float64"),
+    }
+
+
+def test_bf16_is_rounded_to_the_nearest():
+    ulp = 2.0**-7
+    given = [1, 1 + 0.49 * ulp, 1 + ulp / 2, 1 + 0.51 * ulp, 1 + 1.5 * ulp, -3 - ulp, 2.0**-130]
+    expected = [1, 1, 1, 1 + ulp, 1 + 2 * ulp, -3, 2.0**-130]
+    bits = race.bfloat16_bits(np.array(given, np.float32)).astype(np.uint32)
+    assert (bits << 16).view(np.float32).tolist() == expected
 
 
 # The process that starts the others.
@@ -376,15 +399,16 @@ def test_the_head_says_on_what(monkeypatch):
 def test_the_tests_that_tools_watch_are_there_with_those_of_one_launch(monkeypatch):
     monkeypatch.setattr(measure.shutil, "which", lambda name, path: f"/there/{name}")
     monkeypatch.setattr(measure, "checked", lambda name, command, seconds: (name, command))
-    (_, tests), (memcheck, watched), (racecheck, filtered) = measure.checks(1.0)
+    (_, tests), (memcheck, command), (racecheck, filtered) = measure.checks(1.0)
     assert (memcheck, racecheck) == ("memcheck", "racecheck")
-    assert watched[:2] == ["/there/compute-sanitizer", "--tool=memcheck"]
-    listed, status = measure.run([*watched[watched.index(sys.executable) :], "--collect-only"], 60)
+    assert command[:2] == ["/there/compute-sanitizer", "--tool=memcheck"]
+    listed, status = measure.run([*command[command.index(sys.executable) :], "--collect-only"], 60)
     assert status == 0
-    for name in ("a warp-one launch-gpu", "a block-one launch-gpu", "in_less_precision", "33-31"):
+    watched = ("a warp-one launch-gpu", "a block-one launch-gpu", "in_less_precision", "33-31")
+    for name in (*watched, "in_graphs_get_the_bits", "on_streamed_data"):
         assert name in listed
-    assert {"--kernel-name=kne=train", "--kernel-name=kne=loss_delta"} <= {*filtered} - {*watched}
-    assert set(measure.TESTS) <= set(tests)
+    assert {"--kernel-name=kne=train", "--kernel-name=kne=loss_delta"} <= {*filtered} - {*command}
+    assert {*measure.TESTS, "tests/test_gradients.py", "tests/test_data_uploads.py"} <= {*tests}
     assert all((ROOT / name).exists() for name in measure.TESTS)
 
 
@@ -421,7 +445,7 @@ def measured(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(measure, "run", lambda *_: ('{"FLOP/s, float32": 1e12}\n', 0))
     monkeypatch.setattr(measure, "contestants_rows", rows_of)
-    for name in (*measure.CACHES, "XLA_PYTHON_CLIENT_PREALLOCATE"):
+    for name in measure.CACHES:
         monkeypatch.setenv(name, "")
     output = tmp_path / "new" / "gpu.json"
     return lambda *how: (measure.measure(output, how[0], names, *how[1:]), output, given)
@@ -599,6 +623,7 @@ def test_the_page_tells_what_a_run_found(published):
         "| GPU | `invented \\| none` |",
         "| memcheck | no verdict | there is no compute-sanitizer |",
         "| wide | 1,024 | tf32 | 19,100 | one launch | 90% | ",
+        "| large | 4,096 | float32 | 1,370,000 | one launch | 90% | 1% | 85% | ",  # 1% of 5e13
         " | PyTorch, CUDA graph | 22,900 | 1.2 | 1.3 |",
         "| 5-3-5-4 | 1 | float32 | 62 | 31 | **1** | 6 |",
         "| textbook | 1 | float32 | 8,192 | 0.122 | ",
@@ -620,8 +645,8 @@ def test_the_roofline_is_a_picture_of_the_same_bytes_again(published, invented):
 
 
 def test_the_bytes_of_a_step_are_those_of_weights_and_of_every_node():
-    assert step_bytes((5, 3), 1, 4) == 4 * (6 * 15 + 2 * 5 + 11 * 3)
-    assert step_bytes((5, 3), 7, 8) == 8 * (6 * 15 + 7 * (2 * 5 + 11 * 3))
+    assert step_bytes((5, 3), 1, 4) == 4 * (4 * 15 + 2 * 5 + 11 * 3)
+    assert step_bytes((5, 3), 7, 8) == 8 * (4 * 15 + 7 * (2 * 5 + 11 * 3))
 
 
 def test_crossovers_are_where_the_invented_times_cross(published):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from host.backend import emulated_backend
 from host.device import StandInDevice
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu import schedules, windows
@@ -17,7 +17,7 @@ from backprop_gpu.losses import LOSSES
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.steps import Steps
 
-pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+pytestmark = needs_gpp
 
 OPTIMIZERS = (
     bp.SGD(schedules.StepDecay(0.5, every=1, factor=0.7)),
@@ -131,6 +131,17 @@ def test_why_there_is_no_graph():
     assert why_not(backend, optimizer=Own()) == "Own has no CUDA expression"
     assert why_not(emulated_backend()) == "this backend makes no CUDA graphs"
     assert why_not("cpu") == "the network is on cpu"
+
+
+def test_a_plan_takes_no_memory_however_large_the_network_is():
+    device, sizes = StandInDevice(), []
+    backend = device.backend()
+    net = bp.MLP([300, 3000, 10], device=backend)
+    whole = backend.empty
+    backend.empty = lambda shape, dtype: sizes.append(np.prod(shape)) or whole(shape, dtype)
+    chosen = bp.plan(net, samples=10**9, optimizer=bp.Adam())
+    assert f"{windows.MOST} steps are a CUDA graph" in chosen.why
+    assert max(sizes) < 100
 
 
 def test_where_capturing_fails_kernels_are_launched_one_by_one():

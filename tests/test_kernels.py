@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from host import launcher, nvrtc
 from host.backend import emulated_backend, update_numbers
+from host.needs import needs_gpp, needs_nvrtc
 from host.programs import OPTIMIZERS, Recorder, built_in_activations, programs
 
 import backprop_gpu as bp
@@ -39,12 +40,6 @@ SHAPES = [
 ]
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 
-needs_gpp = pytest.mark.skipif(
-    launcher.unavailable_reason() is not None, reason=str(launcher.unavailable_reason())
-)
-needs_nvrtc = pytest.mark.skipif(
-    nvrtc.nvrtc_unavailable_reason() is not None, reason=str(nvrtc.nvrtc_unavailable_reason())
-)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 activations = pytest.mark.parametrize("g", [*built_in_activations()], ids=str)
@@ -372,16 +367,38 @@ def sums(backend):
     return np.array([*out, *C])
 
 
+def softmaxes(backend):
+    """What the kernels of softmax make of rows that are longer than a warp."""
+    softmax, loss = find_activation("softmax"), LOSSES["categorical_cross_entropy"]
+    z, y = matrix((3, 70), "float64"), matrix((3, 70), "float64", seed=1) ** 2
+    a, delta, C = np.empty_like(z), np.empty_like(z), np.empty(1)
+    backend.bias_activation(z, np.zeros(70), softmax, a)
+    backend.delta(y, softmax, a, delta)
+    backend.output_delta(loss, softmax, z, a, y, C)
+    return np.array([*a.flat, *delta.flat, *C])
+
+
+MUTANTS = [
+    *[(sums, "__syncthreads();", "", which) for which in range(4)],
+    *[(softmaxes, "__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
+    *[(softmaxes, "top = warp_max(top);", "", which) for which in (0, 1)],
+    (softmaxes, "sum = warp_sum(sum);", "", 0),
+    (softmaxes, "dot = warp_sum(dot);", "", 0),
+    (softmaxes, "log(warp_sum(sum))", "log(sum)", 0),
+    (softmaxes, "loss = warp_sum(loss);", "", 0),
+]
+
+
 @needs_gpp
-@pytest.mark.parametrize("which", [0, 1, 2, 3])
-def test_no_barrier_can_be_removed(which):
-    expected = sums(emulated_backend())
+@pytest.mark.parametrize(("compute", "old", "new", "which"), MUTANTS)
+def test_no_barrier_and_no_shuffle_can_be_removed(compute, old, new, which):
+    expected = compute(emulated_backend())
     wrong = 0
     for seed in range(6):
-        mutant = MutantLauncher(seed, "__syncthreads();", "", which)
+        mutant = MutantLauncher(seed, old, new, which)
         broken = CudaBackend(np, mutant, "cuda:0", nullcontext)
-        wrong += not np.array_equal(sums(broken), expected)
-    assert wrong, "the result is right in every order of threads without this barrier"
+        wrong += not np.array_equal(compute(broken), expected)
+    assert wrong, "the result is right in every order of threads without this"
 
 
 def test_launching_a_program_twice_builds_its_source_once():

@@ -239,9 +239,18 @@ def test_targets_outside_the_domain_are_refused(loss, y, message, backend, dtype
 
 
 def test_two_classes_in_one_output_want_the_other_cross_entropy():
-    net = bp.MLP([2, 1], ["softmax"], device="cpu")
+    net = bp.MLP([2, 1], ["sigmoid"], device="cpu")
     with pytest.raises(bp.DomainError, match=r"one output .* 'binary_cross_entropy'"):
         bp.train(net, [[1, 2], [3, 4]], [[0], [1]], loss="cce")
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_softmax_of_one_output_is_refused(loss):
+    """It is 1, whatever the parameters are."""
+    net = bp.MLP([2, 1], ["softmax"], device="cpu")
+    for train, nets in ((bp.train, net), (bp.train_many, [net])):
+        with pytest.raises(bp.DomainError, match=r"'softmax' is always 1.* use 'sigmoid'"):
+            train(nets, [[1, 2], [3, 4]], [[1], [1]], loss=loss)
 
 
 @pytest.mark.parametrize("loss", ["cce", "categorical_cross_entropy"])

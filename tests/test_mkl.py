@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from host.device import stand_in_library
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend, choose_backend, mkl, numpy_backend
 
-pytestmark = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+pytestmark = needs_gpp
 
 SIZES = (1, 2, 3, 33)
 

@@ -8,13 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cases import HEADS, OPTIMIZERS, TOLERANCE
-from host import launcher, nvrtc
+from host import nvrtc
 from host.backend import emulated_backend
+from host.needs import needs_gpp, needs_nvrtc
 from host.one_launch import Case, MutantLauncher, force
 
 import backprop_gpu as bp
 from backprop_gpu import one_launch
 from backprop_gpu.batches import shuffled_batches
+from backprop_gpu.crossovers import CROSSOVERS, Crossover
 from backprop_gpu.history import History
 from backprop_gpu.losses import find_loss
 from backprop_gpu.one_launch import Gpu, Kernel, OneLaunch, choose
@@ -24,12 +26,6 @@ from backprop_gpu.running import Run
 from backprop_gpu.shuffle import orders, shuffled
 from backprop_gpu.together import alike, train_together
 
-needs_gpp = pytest.mark.skipif(
-    launcher.unavailable_reason() is not None, reason=str(launcher.unavailable_reason())
-)
-needs_nvrtc = pytest.mark.skipif(
-    nvrtc.nvrtc_unavailable_reason() is not None, reason=str(nvrtc.nvrtc_unavailable_reason())
-)
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 
@@ -290,12 +286,15 @@ MUTANTS = {
         ("return __shfl_sync(EVERYONE, mine, lane);", "return mine;", 0),
         ("keep + __shfl_xor_sync(EVERYONE, give, half)", "keep + give", 0),
         ("__shfl_xor_sync(EVERYONE, sum, lanes)", "sum", 0),
-        ("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", 0),
+        *[("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
         ("q.dC_dp = 0;", "", 0),
         ("if (order) order += epoch_stride;", "", 0),
     ],
     "train_block": [
         *[("__syncthreads();", "", which) for which in range(7)],
+        *[("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
+        ("top = warp_max(top);", "", 0),
+        ("exponentials = warp_sum(exponentials);", "", 0),
         ("g = 0;", "", 0),
         ("if (order) order += epoch_stride;", "", 0),
     ],
@@ -354,10 +353,29 @@ def test_large_steps_are_left_to_kernels_that_fill_a_gpu():
     assert not one_launch.worth_it(Kernel("train_warp", 32), (5, 5, 4), 65)
 
 
+def test_many_networks_side_by_side_may_each_be_larger(monkeypatch):
+    monkeypatch.setitem(CROSSOVERS, "block_work", Crossover(1.7e6, "estimate"))
+    sizes, batch_size = (64, 128, 128, 10), 256  # 3.9 times what is worth a launch alone
+    kernel = chosen(sizes, batch_size=batch_size)
+    for networks, multiprocessors, expected in [
+        (3, 100, False),
+        (4, 100, True),
+        (100, 100, True),
+        (4, 1, False),  # they would take turns
+        (7, 6, False),  # two turns
+        (8, 6, True),
+    ]:
+        together = one_launch.worth_it(kernel, sizes, batch_size, networks, multiprocessors)
+        assert together == expected
+
+
 def test_why_there_is_no_kernel():
     assert "257 nodes" in chosen((5, 257, 4))
     assert "registers of a block" in chosen((128, 128, 128, 128))
-    assert "can share" in chosen((64, 128, 128, 10), batch_size=64, shared=99 << 10)
+    for shared, fits in ((99, False), (163, True), (227, True)):
+        kernel = chosen((64, 128, 128, 10), batch_size=64, shared=shared << 10)
+        assert fits or "can share" in kernel
+        assert isinstance(kernel, Kernel) == fits
     assert "its registers hold, and its parameters" in chosen((32, 32, 32, 32), shared=8 << 10)
     assert "softmax only" in chosen((5, 33, 4), activation="softmax")
     own = bp.Activation("own", lambda xp, z: z, lambda xp, a: 1 + 0 * a, "a")
@@ -375,7 +393,7 @@ LARGEST = [
     ((*[4] * 16, 1), "float32", bp.SGD(0.1), 1),
     ((31, 6, 32), "float64", bp.SGD(0.1), 1),
     ((8, 8, 9), "float64", bp.Adam(0.1, weight_decay=0.1), 1),
-    ((128, 128, 100), "float32", bp.SGD(0.1), 64),
+    ((128, 128, 128), "float32", bp.SGD(0.1), 64),
     ((64, 64, 64, 10), "float64", bp.SGD(0.1, momentum=0.9), 64),
 ]
 
@@ -446,9 +464,31 @@ def test_train_many_is_train_each(shuffle):
         np.testing.assert_array_equal(together[i].parameters, alone[i].parameters)
 
 
+@needs_gpp
+def test_train_many_takes_one_launch_where_all_together_are_worth_it(monkeypatch):
+    monkeypatch.setitem(CROSSOVERS, "warp_alone_batch", Crossover(3, "estimate"))
+    monkeypatch.setattr(one_launch, "gpu_of", lambda backend: Gpu(48 << 10, multiprocessors=8))
+    backend, (x, y) = emulated_backend(), np.random.default_rng(0).normal(size=(2, 10, 2))
+
+    def paths(widths):
+        nets = [bp.MLP([2, width, 2], device=backend) for width in widths]
+        return {history.path for history in bp.train_many(nets, x, y, epochs=20)}
+
+    monkeypatch.setitem(CROSSOVERS, "seconds_compiling", Crossover(0, "estimate"))
+    assert paths([5]) == {"steps"}
+    assert paths([5, 5, 5, 5]) == {"one launch"}
+    assert paths([5, 5, 5, 6]) == {"steps"}  # of two kinds: each would have a launch of its own
+    chosen = bp.plan(bp.MLP([2, 5, 2], device=backend), samples=10, epochs=20, networks=10)
+    assert chosen.why.startswith("of 10 networks, 8 train side by side (an estimate); one warp")
+
+
 def test_plans_name_it():
     net = bp.MLP([5, 3, 5, 4], device=emulated_backend())
-    assert bp.plan(net, samples=100, batch_size=1, epochs=1000).path == "one launch"
+    chosen = bp.plan(net, samples=100, batch_size=1, epochs=1000)
+    assert chosen.path == "one launch"
+    assert chosen.why.endswith("; one warp computes its products in float32")
+    wide = bp.MLP([5, 33, 4], device=net.backend)
+    assert "asked for; one block" in bp.plan(wide, samples=9, path="one launch").why
     assert bp.plan(net, samples=100, epochs=10).path == "steps"
     with pytest.raises(bp.DomainError, match="257 nodes"):
         bp.plan(bp.MLP([5, 257], device=net.backend), samples=9, path="one launch")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from host import launcher, nvrtc
 from host.backend import emulated_backend
+from host.needs import needs_gpp, needs_nvrtc
 from host.one_launch import Case, MutantLauncher
 
 import backprop_gpu as bp
@@ -16,12 +17,6 @@ from backprop_gpu import one_launch
 from backprop_gpu.losses import find_loss
 from backprop_gpu.one_launch import Gpu, OneLaunch, choose, gpu_of
 
-needs_gpp = pytest.mark.skipif(
-    launcher.unavailable_reason() is not None, reason=str(launcher.unavailable_reason())
-)
-needs_nvrtc = pytest.mark.skipif(
-    nvrtc.nvrtc_unavailable_reason() is not None, reason=str(nvrtc.nvrtc_unavailable_reason())
-)
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # 75 has no TF32
 TOLERANCE = 3e-3
 HOPPER = 227 << 10
@@ -255,11 +250,12 @@ def test_why_there_is_none():
 @pytest.mark.parametrize(("capability", "has"), [("75", False), ("80", True), ("120", True)])
 def test_a_gpu_is_asked_what_it_has(capability, has):
     device = SimpleNamespace(
-        compute_capability=capability, attributes={"MaxSharedMemoryPerBlockOptin": 65536}
+        compute_capability=capability,
+        attributes={"MaxSharedMemoryPerBlockOptin": 65536, "MultiProcessorCount": 40},
     )
     backend = emulated_backend()
     backend.xp = SimpleNamespace(cuda=SimpleNamespace(Device=lambda: device))
-    assert gpu_of(backend) == Gpu(65536, has)
+    assert gpu_of(backend) == Gpu(65536, has, 40)
 
 
 def test_plans_say_what_products_are_computed_in(monkeypatch):
@@ -267,7 +263,7 @@ def test_plans_say_what_products_are_computed_in(monkeypatch):
     for backend, precision in ((tf32(), "tf32"), (emulated_backend(), "float32")):
         plan = bp.plan(bp.MLP([64, 40, 10], device=backend), **options)
         assert plan.path == "one launch"
-        assert plan.why.endswith(f"products are computed in {precision}")
+        assert plan.why.endswith(f"; one block computes its products in {precision}")
     net = bp.MLP([5, 40, 4], device=emulated_backend(precision="bf16"))
     assert "precision is 'bf16'; " in bp.plan(net, **options).why
     monkeypatch.setattr(one_launch, "gpu_of", lambda backend: Gpu(HOPPER, tf32=False))
@@ -281,7 +277,7 @@ def test_plans_say_what_products_are_computed_in(monkeypatch):
 
 PROGRAMS = [
     ((33, 20, 2), bp.SGD(0.1), "gelu"),
-    ((128, 128, 100), bp.AdamW(0.1), "gelu"),
+    ((128, 128, 128), bp.AdamW(0.1), "gelu"),
     ((100, 100, 100), bp.Adam(0.1, weight_decay=0.1), "tanh"),
     ((64, 128, 128, 10), bp.SGD(0.1, momentum=0.9, nesterov=True), "gelu"),
     ((128, 96, 128, 10), bp.AdamW(0.1), "gelu"),

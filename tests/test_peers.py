@@ -14,12 +14,12 @@ import pytest
 
 from backprop_gpu import timing
 from backprop_gpu.benchmark import NETWORKS, Network
-from backprop_gpu.benchmark_table import to_json
+from backprop_gpu.benchmark_table import of_json, to_json
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import race
 from benchmarks.peers.contestants import CONTESTANTS, OWN, Entry, Skipped, plain
 from benchmarks.peers.picture import svg
-from benchmarks.peers.rows import GEMM, Row, Timed, floor, of_json, report, times
+from benchmarks.peers.rows import GEMM, Row, Timed, floor, report, times
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = [name for name, entry in CONTESTANTS.items() if entry.module in ("numpy", "sklearn")]
@@ -213,7 +213,7 @@ def test_report_says_what_the_figures_do_not():
 
 def test_json_holds_the_rows():
     text = to_json(ABOUT, ROWS)
-    assert of_json(text) == (ABOUT, ROWS)
+    assert of_json(text, Row) == (ABOUT, ROWS)
     assert len(text.splitlines()) == len(ROWS) + len(ABOUT) + 6
     first = json.loads(text)["rows"][0]
     assert first["step"]["gflops"] == pytest.approx(88.8, rel=1e-2)
@@ -236,7 +236,7 @@ def test_a_run_is_printed_and_published(tmp_path, capsys):
     arguments = ["--quick", "--networks", "textbook", "--publish", "now", "--contestants"]
     peers.main([*arguments, *HERE], tmp_path)
 
-    about, rows = of_json((tmp_path / "benchmarks/results/peers-now.json").read_text())
+    about, rows = of_json((tmp_path / "benchmarks/results/peers-now.json").read_text(), Row)
     assert [row.contestant for row in rows] == [*HERE, GEMM]
     assert all(row.step.seconds > 0 for row in rows if not row.note)
     assert [row.contestant for row in rows if row.memory] == [OWN]
@@ -259,7 +259,8 @@ def test_the_command_says_whom_it_knows():
 def test_the_page_shows_what_was_measured():
     page = (ROOT / "docs" / "performance.md").read_text()
     shown = page.split(peers.BEGIN)[1].split(peers.END)[0]
-    runs = [of_json(p.read_text()) for p in (ROOT / "benchmarks/results").glob("peers-*.json")]
+    found = (ROOT / "benchmarks/results").glob("peers-*.json")
+    runs = [of_json(path.read_text(), Row) for path in found]
     [(_, rows)] = [run for run in runs if report(*run) + "\n" == shown]
     pinned = (ROOT / "constraints.txt").read_text()
     if f"\nmatplotlib=={version('matplotlib')}\n" in pinned:  # another one may draw otherwise

@@ -6,13 +6,25 @@ import pickle
 import numpy as np
 import pytest
 from host.device import StandInDevice, stand_in_cublas
-from host.launcher import unavailable_reason
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.backends.cuda_backend import CudaBackend
 
-needs_gpp = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 ROUNDING = {"float32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}
+GRADIENTS = {"float32": 1e-5, "tf32": 3e-3, "bf16": 2e-2}  # of the gradient's length
+
+# Those of the benchmarks, the largest a quarter as wide; and awkward ones. Layers, and samples.
+NETWORKS = [
+    ((5, 3, 5, 4), 1),
+    ((64, 128, 128, 10), 64),
+    ((128, 256, 256, 1), 65),
+    ((784, 1024, 1024, 10), 19),
+    ((512, 1024, 1024, 512), 5),
+    ((33, 65, 31, 2), 97),
+    ((1, 257, 3), 3),
+    ((7, *[17] * 6, 2), 31),
+]
 
 
 @pytest.fixture
@@ -23,7 +35,9 @@ def gpu(monkeypatch):
     def open_gpu(index, precision="float32"):
         if precision not in opened:
             products = stand_in_cublas(precision)
-            opened[precision] = StandInDevice().backend(products.gemm, precision=precision)
+            opened[precision] = StandInDevice().backend(
+                products.gemm, precision=precision, descend=products.descend
+            )
         return opened[precision]
 
     monkeypatch.setattr("backprop_gpu.backends.cupy_device.unusable", lambda index=0: None)
@@ -56,6 +70,28 @@ def test_training_ends_where_full_precision_does_but_for_rounding(precision, gpu
     losses, expected = (bp.train(n, x, np.abs(x[:, :2]) % 1, **options).loss for n in (net, exact))
     np.testing.assert_allclose(losses, expected, rtol=30 * ROUNDING[precision] + 1e-5)
     assert losses[-1] < losses[0]
+
+
+@needs_gpp
+@pytest.mark.parametrize("precision", GRADIENTS)
+@pytest.mark.parametrize(("sizes", "n"), NETWORKS, ids=str)
+def test_gradients_are_off_by_rounding_and_no_more(sizes, n, precision, gpu):
+    """Those that `backward` returns; and those that a step of plain gradient descent goes down."""
+    activations = [bp.LeakyReLU(0.1), *["sigmoid"] * (len(sizes) - 2)]
+    net = bp.MLP(sizes, activations, device="cuda", precision=precision)
+    exact = net.copy(device="cpu", dtype="float64")
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(n, sizes[0])), random.random((n, sizes[-1]))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    found, expected = (each.backward(each.forward(x), y).flat for each in (net, exact))
+    rate = 1 / np.abs(expected).max()  # or W would hide its change
+    before = net.parameters.astype(float)
+    bp.train(net, x, y, optimizer=bp.SGD(rate), path="steps")
+    gone_down = (before - net.parameters) / rate
+    for ours in (found, gone_down):
+        error = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+        assert error < GRADIENTS[precision]
+        assert precision == "float32" or error > ROUNDING[precision] / 16
 
 
 @needs_gpp

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import TOLERANCE
+from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu.compiled import CompileError, compiler
@@ -14,9 +15,6 @@ from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
 from backprop_gpu.compiled.threads import worth_waking
 
 pytestmark = pytest.mark.usefixtures("compiled_cache")
-needs_compiler = pytest.mark.skipif(
-    compiler.compiler() is None, reason="no C++ compiler for the compiled forward pass"
-)
 ELEMENTWISE = sorted(set(bp.activations.ACTIVATIONS) - {"softmax"})
 NO_EXPRESSION = bp.Activation(
     "plain", lambda xp, z: z, lambda xp, a: xp.ones_like(a), derivative_from="a"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backprop_gpu.benchmark_table import to_json
+from backprop_gpu.benchmark_table import of_json, to_json
 from benchmarks import streaming
-from benchmarks.streaming import BEGIN, END, FORMATS, PIECE, Row, of_json, report
+from benchmarks.streaming import BEGIN, END, FORMATS, PIECE, Row, report
 
 ROOT = Path(__file__).resolve().parents[1]
 ABOUT = {"date": "2026-01-01", "CPU": "one"}
@@ -29,7 +29,7 @@ def test_every_format_holds_the_same_rows(name, tmp_path):
 
 def test_json_holds_the_rows():
     rows = [ROW, replace(ROW, format="Zarr")]
-    assert of_json(to_json(ABOUT, rows)) == (ABOUT, rows)
+    assert of_json(to_json(ABOUT, rows), Row) == (ABOUT, rows)
     assert '"of_in_memory": 0.75' in to_json(ABOUT, rows)
 
 
@@ -48,7 +48,7 @@ def test_a_run_is_printed_and_published(tmp_path, capsys):
     arguments = ["--formats", "Parquet", "--gigabytes", "0.001", "--device", "cpu"]
     streaming.main([*arguments, "--folder", str(tmp_path), "--publish", "now"], tmp_path)
 
-    about, [row] = of_json((tmp_path / "benchmarks/results/streaming-now.json").read_text())
+    about, [row] = of_json((tmp_path / "benchmarks/results/streaming-now.json").read_text(), Row)
     assert (row.format, row.rows, row.features, row.batch) == ("Parquet", 1953, 128, 1024)
     assert min(row.loading, row.loading_cpu, row.streamed, row.in_memory) > 0
     printed = capsys.readouterr().out
@@ -60,5 +60,6 @@ def test_a_run_is_printed_and_published(tmp_path, capsys):
 def test_the_page_shows_what_was_measured():
     page = (ROOT / "docs" / "streaming.md").read_text()
     shown = page.split(BEGIN)[1].split(END)[0]
-    runs = [of_json(p.read_text()) for p in (ROOT / "benchmarks/results").glob("streaming-*.json")]
+    found = (ROOT / "benchmarks/results").glob("streaming-*.json")
+    runs = [of_json(path.read_text(), Row) for path in found]
     assert shown in ["", *(report(*run) + "\n" for run in runs)]

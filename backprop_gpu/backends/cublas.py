@@ -20,7 +20,7 @@ WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
 
 # Of cublas_api.h and library_types.h.
 OP_N, OP_T = 0, 1
-CUDA_R_32F, CUDA_R_64F = 0, 1
+CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = 0, 1, 14
 COMPUTE_64F = 70
 COMPUTE_32F: dict[Precision, int] = {"float32": 68, "bf16": 75, "tf32": 77}
 DEFAULT_ALGORITHM = -1
@@ -66,10 +66,11 @@ class Cublas:
         self._handle = c_void_p()
         self._lock = Lock()  # a handle has one stream and one pointer mode for all threads
         self._check("cublasCreate_v2", byref(self._handle))
-        # By dtype: the code of the entries, that of the arithmetic.
+        # By the factors' dtype: the code of the entries, that of the arithmetic.
         self._types = {
             "float32": (CUDA_R_32F, COMPUTE_32F[precision]),
             "float64": (CUDA_R_64F, COMPUTE_64F),
+            "uint16": (CUDA_R_16BF, COMPUTE_32F["float32"]),
         }
         self._one_and_zero = {
             "float32": (byref(c_float(1)), byref(c_float(0))),
@@ -82,6 +83,8 @@ class Cublas:
         cuBLAS reads a matrix column by column, so what is X here is X^T there, with as many
         entries from one of its columns to the next as X has columns. Hence it is asked for
         out^T = B^T A^T, and is told to transpose those that are a transpose here.
+
+        Factors of uint16 hold the bits of bfloat16, for which NumPy has no dtype; `out` is float32.
         """
         with self._lock:
             self._gemm(A, B, out, *self._one_and_zero[out.dtype.name])
@@ -101,14 +104,15 @@ class Cublas:
                 self._check("cublasSetPointerMode_v2", self._handle, c_int(POINTERS_TO_HOST))
 
     def _gemm(self, A: Array, B: Array, out: Array, alpha: Any, beta: Any) -> None:
-        entries, arithmetic = self._types[out.dtype.name]
+        factors, arithmetic = self._types[A.dtype.name]
+        entries, _ = self._types[out.dtype.name]
         rows, columns = out.shape
         self._bind()
         self._check(
             "cublasGemmEx",
             self._handle,
             *(_operation(B), _operation(A), c_int(columns), c_int(rows), c_int(A.shape[1])),
-            *(alpha, *_matrix(B, entries), *_matrix(A, entries)),
+            *(alpha, *_matrix(B, factors), *_matrix(A, factors)),
             *(beta, *_matrix(out, entries), c_int(arithmetic), c_int(DEFAULT_ALGORITHM)),
         )
 

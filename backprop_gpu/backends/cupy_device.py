@@ -16,6 +16,7 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.backends.cublas import WORKSPACE, Cublas, Precision
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.backends.recording import Call
+from backprop_gpu.errors import first_line
 
 INSTALL = (
     'pip install "backprop-gpu[cuda13]" (driver 580 or newer) or "backprop-gpu[cuda12]", never both'
@@ -37,12 +38,12 @@ def unusable(index: int = 0) -> str | None:
     try:
         import cupy
     except Exception as error:
-        return f"CuPy can't be imported ({_short(error)}); {INSTALL}"
+        return f"CuPy can't be imported ({first_line(error)}); {INSTALL}"
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()
     except Exception as error:
-        return f"CUDA finds no GPU ({_short(error)}); {DRIVER}"
+        return f"CUDA finds no GPU ({first_line(error)}); {DRIVER}"
     if count == 0:
         return f"CUDA finds no GPU; {DRIVER}"
     if index >= count:
@@ -55,13 +56,13 @@ def unusable(index: int = 0) -> str | None:
             if float(x[0, 0]) != 2:
                 return f"a test kernel on CUDA device {index} gave {float(x[0, 0])} in place of 2"
     except Exception as error:
-        return f"a test kernel can't be compiled and run ({_short(error)}); {INSTALL}"
+        return f"a test kernel can't be compiled and run ({first_line(error)}); {INSTALL}"
     try:
         with cupy.cuda.Device(index):
             if float(cupy.dot(x, x)[0, 0]) != 4:
                 return f"a test matrix product on CUDA device {index} is wrong"
     except Exception as error:
-        return f"cuBLAS can't be used ({_short(error)}); {INSTALL}"
+        return f"cuBLAS can't be used ({first_line(error)}); {INSTALL}"
     return None
 
 
@@ -203,8 +204,3 @@ def describe_gpus() -> list[str]:
             f"{runtime.driverGetVersion() // 1000}, CuPy {cupy.__version__}"
         )
     return lines
-
-
-def _short(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

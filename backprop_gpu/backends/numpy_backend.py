@@ -269,9 +269,7 @@ class NumpyBackend:
                 self._call(optimizer.update, np, *arrays)
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
-        recording = _Recording(self.mkl)
-        work(recording)
-        return partial(_repeat, recording.calls)
+        return NumpyRecording(self.mkl).of(work)
 
     def uploads(self) -> Uploads:
         return InPlace()
@@ -306,20 +304,25 @@ class NumpyBackend:
             self._call(_ones(len(array), array.dtype).dot, array, out)  # faster than np.add.reduce
 
 
-class _Recording(NumpyBackend):
+class NumpyRecording(NumpyBackend):
     """Writes down the calls that the NumPy backend would make."""
 
-    def __init__(self, mkl: Mkl | None = None) -> None:
+    def __init__(self, mkl: Mkl | None) -> None:
         super().__init__(mkl=mkl)
-        self.calls: list[Callable[[], Any]] = []
-        self._xp = _Recorder(self.calls)
+        self._calls: list[Callable[[], Any]] = []
+        self._xp = _Recorder(self._calls)
+
+    def of(self, work: Callable[[Any], None]) -> Callable[[], None]:
+        """Return what makes the calls of `work(backend)`."""
+        work(self)
+        return partial(_repeat, self._calls)
 
     def _begin(self) -> Any:
         self._xp.begin()
         return self._xp
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
-        self.calls.append(partial(function, *args))
+        self._calls.append(partial(function, *args))
 
 
 class _Recorder:

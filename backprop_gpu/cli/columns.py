@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.errors import FileFormatError, MissingExtraError
+from backprop_gpu.errors import FileFormatError, MissingExtraError, first_line
 
 NAMELESS = ("", "__index_level_0__")
 """What pandas calls an index that has no name, in .csv and in .parquet."""
@@ -24,8 +24,7 @@ LEAVE_OUT = "leave the column out (--ignore NAME)"
 def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     """Return a file's columns as a pyarrow table; those of a .csv named in `text` as text."""
     arrow = pyarrow()
-    if not path.is_file():
-        raise FileFormatError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    check_there(path)
     kind = path.suffix.lower()
     try:
         if kind == ".csv":
@@ -48,6 +47,12 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     if len(table) == 0:
         raise FileFormatError(f"{path} has the columns {quoted(names)} and no rows")
     return table
+
+
+def check_there(path: Path) -> None:
+    """Raise unless there is such a file."""
+    if not path.is_file():
+        raise FileFormatError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
 
 
 def other_columns(path: Path, table: Any, left_out: Iterable[str]) -> list[str]:
@@ -174,12 +179,6 @@ def some(items: Sequence[str], most: int = 6) -> str:
     """Return items in a row, the first few if they are many."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error of another library says, cut to a line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def pyarrow() -> Any:

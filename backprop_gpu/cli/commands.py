@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 import backprop_gpu
 from backprop_gpu.arrays import DTYPES
-from backprop_gpu.backends import choose_backend
+from backprop_gpu.backends import Precision, choose_backend
 from backprop_gpu.cli import report, tables, workflow
 from backprop_gpu.cli.explain import explain_command
 from backprop_gpu.cli.parts import (
@@ -22,7 +22,7 @@ from backprop_gpu.cli.parts import (
     examples,
     layer_sizes,
 )
-from backprop_gpu.errors import DomainError, TrainingDiverged, UnknownNameError
+from backprop_gpu.errors import DomainError, TrainingDiverged
 from backprop_gpu.files import write_atomically
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
@@ -83,19 +83,28 @@ def commands() -> None:
 @click.option("--nesterov", is_flag=True, default=None, help="For sgd with momentum.")
 @click.option("--weight-decay", type=float, help="[default: 0; 0.01 for adamw]")
 @click.option("--clip-norm", type=float, help="Limit the gradient's norm.")
-@click.option("--epochs", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=workflow.Plan.epochs, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=workflow.Plan.batch_size, show_default=True
+)
 @click.option(
     "--validation",
     type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
+    default=workflow.Plan.validation,
     show_default=True,
     help="Share of the samples that is held out.",
 )
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a new best: then stop.")
 @device_option
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default=workflow.Plan.dtype, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default=workflow.Plan.precision,
+    show_default=True,
+    help="How a GPU multiplies float32.",
+)
+@click.option("--seed", type=click.IntRange(0), default=workflow.Plan.seed, show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only, no progress, no table.")
 def train(
     data: tuple[Path, ...],
@@ -103,6 +112,7 @@ def train(
     targets: tuple[str, ...],
     ignored: tuple[str, ...],
     device: str,
+    precision: Precision,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -122,8 +132,8 @@ def train(
     If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
     """
     tables.known_suffix(output, [".safetensors"])
-    backend, reason = choose_backend(device)
-    plan = _plan(backend=backend, **options)
+    backend, reason = choose_backend(device, precision=precision)
+    plan = _plan(backend=backend, precision=precision, **options)
     tables.check_writable(output)
     samples = tables.read_samples(data, targets, ignored, plan.classify)
     job = workflow.prepare(plan, samples)
@@ -271,11 +281,8 @@ def benchmark(
     output: Path | None,
 ) -> None:
     """Time training steps on this machine, beside its own matrix products."""
-    from backprop_gpu.benchmark import NETWORKS, run_benchmark
+    from backprop_gpu.benchmark import run_benchmark
 
-    for name in networks:
-        if name not in NETWORKS:
-            raise UnknownNameError("network", name, NETWORKS)
     if output is not None:
         tables.check_writable(output)
     table = run_benchmark(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 import backprop_gpu as bp
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.errors import MissingExtraError
-from backprop_gpu.files import write_atomically
+from backprop_gpu.figures import new_figure, save_figure
 from backprop_gpu.text_table import aligned
 
 TEXTBOOK_EPOCHS = 10_000
@@ -47,10 +46,9 @@ class Task:
 
 
 def run_demo(
-    device: str = "auto",
-    picture: Path = Path("backprop_gpu_demo.png"),
+    device: str,
+    picture: Path,
     *,
-    seed: int = 0,
     progress: bool = True,
     say: Callable[[str], object] = print,
 ) -> list[Task]:
@@ -61,9 +59,7 @@ def run_demo(
     device : str
         As for `MLP`.
     picture : Path
-        Where the loss curves go, as a PNG.
-    seed : int
-        Decides the digits' test split, the initial weights and the batches.
+        Where the loss curves go.
     progress : bool
         Whether to show progress bars.
     say : callable
@@ -74,26 +70,20 @@ def run_demo(
     list of Task
         The textbook network, and the digits.
     """
-    check_installed()
-    backend, reason = choose_backend(device)
-    say(f"Device: {backend.device} ({reason})\n")
-    tasks = [learn_textbook(backend, progress, say), learn_digits(backend, seed, progress, say)]
-    say(_summary(tasks))
-    write_atomically(picture, draw(tasks))
-    say(f"\nThe loss curves are in {picture}")
-    return tasks
-
-
-def check_installed() -> None:
-    """Raise MissingExtraError, before an hour has passed, if an extra is missing."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "sklearn", "the demo's data set") from error
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot", "the demo's picture") from error
+    figure = new_figure("the demo's picture", figsize=(11, 4.4), layout="constrained")
+    backend, reason = choose_backend(device)
+    say(f"Device: {backend.device} ({reason})\n")
+    tasks = [learn_textbook(backend, progress, say), learn_digits(backend, 0, progress, say)]
+    say(_summary(tasks))
+    for panel, task in zip(figure.subplots(1, len(tasks)), tasks, strict=True):
+        _draw_curves(panel, task)
+    save_figure(figure, picture)
+    say(f"\nThe loss curves are in {picture}")
+    return tasks
 
 
 def learn_textbook(backend: Backend, progress: bool, say: Callable[[str], object]) -> Task:
@@ -113,7 +103,10 @@ def learn_textbook(backend: Backend, progress: bool, say: Callable[[str], object
 
 
 def learn_digits(backend: Backend, seed: int, progress: bool, say: Callable[[str], object]) -> Task:
-    """Learn to read digits from four fifths of them, and read the others."""
+    """Learn to read digits from four fifths of them, and read the others.
+
+    The seed decides the test split, the initial weights and the batches.
+    """
     x, y, x_test, y_test = load_digits(seed)
     net = bp.MLP(
         [64, 256, 128, 10],
@@ -171,19 +164,6 @@ def _summary(tasks: list[Task]) -> str:
         for task in tasks
     ]
     return aligned(rows, heading)
-
-
-def draw(tasks: list[Task]) -> bytes:
-    """Return a PNG of the loss curves."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
-    panels = figure.subplots(1, len(tasks))
-    for panel, task in zip(panels, tasks, strict=True):
-        _draw_curves(panel, task)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
 
 
 def _draw_curves(panel: Any, task: Task) -> None:

@@ -42,7 +42,7 @@ from backprop_gpu.textbook import textbook
     "--row", "rows", multiple=True, type=int, help="The sample, from 0; repeat for a batch."
 )
 @click.option("--depth", help="How many sums over the next layer, or full.  [default: 1]")
-@click.option("--largest", type=int, default=5, show_default=True, help="Summands to show.")
+@click.option("--largest", type=int, help="Summands to show.  [default: 5]")
 @click.option("--latex", is_flag=True, help="Print LaTeX.")
 @click.option("--step", is_flag=True, help="Walk through Jumping Back, all layers at once.")
 @click.option("--html", type=FILE, help="Write a page to step through in a browser.")
@@ -88,7 +88,8 @@ def _check_options(
     k: int | None,
     bias: bool,
     activation: bool,
-    **rest: Any,
+    depth: str | None,
+    largest: int | None,
 ) -> None:
     """Raise DomainError unless the options say what to explain."""
     given = {"--layer": layer, "-j": j, "-k": k}
@@ -96,9 +97,14 @@ def _check_options(
     if step and html:
         raise DomainError("--step and --html are two different things; give one")
     if step or html:
-        foreign = [*named, *(["--latex"] if latex else [])]
-        foreign += [name for name, on in (("--bias", bias), ("--activation", activation)) if on]
-        if foreign:
+        others = {
+            "--latex": latex,
+            "--bias": bias,
+            "--activation": activation,
+            "--depth": depth is not None,
+            "--largest": largest is not None,
+        }
+        if foreign := [*named, *(name for name, there in others.items() if there)]:
             shows_all = "--step" if step else "--html"
             raise DomainError(f"{shows_all} shows all layers; leave out {' and '.join(foreign)}")
         return
@@ -126,10 +132,10 @@ def _explain(
     bias: bool,
     activation: bool,
     depth: str | None,
-    largest: int,
+    largest: int | None,
 ) -> Explanation:
     levels: Any = int(depth) if depth is not None and depth.isdecimal() else depth
-    options: dict[str, Any] = {"depth": levels, "largest": largest}
+    options: dict[str, Any] = {"depth": levels, "largest": 5 if largest is None else largest}
     if bias:
         return explain_bias(net, x, y, layer, j, loss, **options)
     if activation:

@@ -19,6 +19,7 @@ from backprop_gpu.cli.preparation import Preparation
 from backprop_gpu.compiled.compiler import compiler
 
 Rows = list[tuple[str, str]]
+OF_DEVELOPERS = ("dev", "nvrtc", "peers", "test")  # extras
 
 
 def about_machine() -> Rows:
@@ -114,7 +115,7 @@ def _extras() -> dict[str, str]:
     extras: dict[str, str] = {}
     for need in needs:
         match = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", need)
-        if match and match[2] not in ("dev", "test", "nvrtc") and match[1] != "backprop-gpu":
+        if match and match[2] not in OF_DEVELOPERS and match[1] != "backprop-gpu":
             extras.setdefault(match[2], match[1])
     return {name: _version(package) for name, package in extras.items()}
 

@@ -29,6 +29,7 @@ from backprop_gpu.errors import (
     NonFiniteError,
     ShapeError,
     UnknownNameError,
+    first_line,
 )
 
 ARRAYS = (".npz", ".npy")
@@ -203,7 +204,7 @@ def _no_column(name: str, known: list[str], most: int = 12) -> UnknownNameError:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    _check_there(path)
+    columns.check_there(path)
     try:
         # Mapping the file first refuses one that is shorter than it says, and allocates nothing.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -216,7 +217,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
-    _check_there(path)
+    columns.check_there(path)
     try:
         with zipfile.ZipFile(path) as archive:
             held = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -239,15 +240,11 @@ def _read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
         raise _unreadable(path, error) from error
 
 
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise FileFormatError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
-
-
 def _unreadable(path: Path, error: BaseException) -> FileFormatError:
     kind = path.suffix.lower()
-    reason = columns.first_line(error)
-    return FileFormatError(f"{path} can't be read as {kind} arrays of numbers or text: {reason}")
+    return FileFormatError(
+        f"{path} can't be read as {kind} arrays of numbers or text: {first_line(error)}"
+    )
 
 
 def _matrix(values: NDArray[Any], name: str) -> NDArray[Any]:

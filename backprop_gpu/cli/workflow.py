@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
-from backprop_gpu.backends import Backend, NumpyBackend
+from backprop_gpu.backends import Backend, NumpyBackend, Precision
 from backprop_gpu.checkpoint import SavedNetwork, read, save
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
 from backprop_gpu.cli.tables import Samples, check_writable
@@ -47,6 +47,7 @@ class Plan:
     epochs, batch_size, seed : int
     backend : Backend
     dtype : {"float32", "float64"}
+    precision : {"float32", "tf32", "bf16"}
     validation : float
         The share of the samples that is held out.
     patience : int or None
@@ -64,6 +65,7 @@ class Plan:
     seed: int = 0
     backend: Backend = field(default_factory=NumpyBackend)
     dtype: str = "float32"
+    precision: Precision = "float32"
     validation: float = 0.0
     patience: int | None = None
     clip_norm: float | None = None
@@ -197,6 +199,7 @@ def prepare(plan: Plan, samples: Samples) -> Job:
         activations,
         device=plan.backend,
         dtype=plan.dtype,
+        precision=plan.precision,
         seed=plan.seed,
     )
     net.check_data(x, y, net.check_loss(plan.loss))  # while rows still have their places

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+NO_COMPILER = "no C++ compiler was found; install g++ or clang++, or set CXX"
+
 
 class CompileError(RuntimeError, ValueError):
     """The C++ compiler is missing, or refuses the source."""
@@ -55,7 +57,7 @@ def _found(chosen: str, path: str) -> tuple[str, ...] | None:
     return None
 
 
-def load(source: str, flags: tuple[str, ...] = FLAGS + NATIVE) -> ctypes.CDLL:
+def load(source: str) -> ctypes.CDLL:
     """Return the library of a source, compiled now or before.
 
     Raises
@@ -65,18 +67,16 @@ def load(source: str, flags: tuple[str, ...] = FLAGS + NATIVE) -> ctypes.CDLL:
     """
     command = compiler()
     if command is None:
-        raise CompileError("no C++ compiler was found; install g++ or clang++, or set CXX")
-    return _loaded(source, command, flags, _folder())
+        raise CompileError(NO_COMPILER)
+    return _loaded(source, command, _folder())
 
 
 @lru_cache(32)  # with hashing and a look at the file, it takes as long as a few hundred small steps
-def _loaded(
-    source: str, command: tuple[str, ...], flags: tuple[str, ...], folder: Path
-) -> ctypes.CDLL:
-    identity = (source, *command, *flags, _version(command), _processor())
+def _loaded(source: str, command: tuple[str, ...], folder: Path) -> ctypes.CDLL:
+    identity = (source, *command, *FLAGS, *NATIVE, _version(command), _processor())
     library = folder / (hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32] + ".so")
     if not _is_ours(library):
-        _compile(source, command, flags, library)
+        _compile(source, command, library)
     return ctypes.CDLL(str(library))
 
 
@@ -87,14 +87,14 @@ def zeros(size: int) -> NDArray[np.uint8]:
     return space[start : start + size]
 
 
-def _compile(source: str, command: tuple[str, ...], flags: tuple[str, ...], library: Path) -> None:
+def _compile(source: str, command: tuple[str, ...], library: Path) -> None:
     # Written beside its place and moved: two processes may do this at once.
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".making-") as folder:
         made = Path(folder) / library.name
         message = ""
-        for chosen in (flags, tuple(flag for flag in flags if flag not in NATIVE)):
+        for flags in ((*FLAGS, *NATIVE), FLAGS):
             done = subprocess.run(
-                [command[0], *chosen, *command[1:], "-x", "c++", "-", "-o", str(made)],
+                [command[0], *flags, *command[1:], "-x", "c++", "-", "-o", str(made)],
                 input=source,
                 capture_output=True,
                 text=True,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import DTYPES
-from backprop_gpu.compiled.compiler import compiler, load, zeros
+from backprop_gpu.compiled.compiler import NO_COMPILER, compiler, load, zeros
 from backprop_gpu.compiled.source import (
     BLOCK_BATCH,
     MOST_THREADS,
@@ -39,7 +39,6 @@ def why_not(
     loss: Loss,
     optimizer: Optimizer,
     dtype: Any,
-    batch_size: int,
 ) -> str | None:
     """Return why `CompiledLoop` can't train this, in a sentence; None if it can."""
     return why_no_library(layer_sizes, dtype) or missing_expression(activations, loss, optimizer)
@@ -50,7 +49,7 @@ def why_no_library(layer_sizes: Sequence[int], dtype: Any) -> str | None:
     if np.dtype(dtype).name not in DTYPES:
         return f"the dtype is {dtype}, not float32 or float64"
     if compiler() is None:
-        return "no C++ compiler was found; install g++ or clang++, or set CXX"
+        return NO_COMPILER
     if len(layer_sizes) - 1 > MOST_LAYERS:
         return f"the network has more than {MOST_LAYERS} layers"
     if weight_count(layer_sizes) > MOST_WEIGHTS:
@@ -141,7 +140,7 @@ class CompiledLoop:
         self.dtype = np.dtype(dtype)
         self.batch_size = check_count("batch_size", batch_size)
         self.threads = min(check_count("threads", threads), MOST_THREADS)
-        reason = why_not(layer_sizes, activations, loss, optimizer, dtype, batch_size)
+        reason = why_not(layer_sizes, activations, loss, optimizer, dtype)
         if reason is not None:
             raise DomainError(f"there is no compiled training loop: {reason}")
         self._inputs, self._targets = layer_sizes[0], layer_sizes[-1] + weighted

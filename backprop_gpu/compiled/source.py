@@ -1,10 +1,9 @@
-"""The C++ source for one network: the kernels' files, and what is known of it."""
+"""The C++ source for one network, or one entry: the kernels' files, and what is known of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from backprop_gpu import kernels
@@ -62,11 +61,10 @@ def source(
 ) -> str:
     """Return one complete translation unit, of which `train` is called."""
     entries = (
-        f"constexpr int SLOTS = {optimizer.slots};",
+        _update(optimizer),
         f"constexpr bool PENALIZES = {_bool(penalizes)}, CLIPS = {_bool(clips)};",
         f"constexpr bool WEIGHTED = {_bool(weighted)};",
         entries_source(activations, loss),
-        f"INLINE {kernels.SIGNATURES['update_one']} {{ {optimizer.cuda} }}",
     )
     files = ("forward.hpp", "backward.hpp", "train.cpp")
     plain = batch_size < BLOCK_BATCH or max(layer_sizes) <= PLAIN_WIDTH
@@ -82,6 +80,36 @@ def prediction_source(
     return _unit(tuple(layer_sizes), dtype, PREDICTED, False, entries, files)
 
 
+def layer_source(g: Activation, dtype: str) -> str | None:
+    """Return one complete translation unit, of which `bias_activation` and `delta` are called.
+
+    None if the activation has no C++ expressions for them.
+    """
+    if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
+        return None
+    return _entry_unit(dtype, _activations([g], [True]), "layer.cpp")
+
+
+def output_source(g: Activation, loss: Loss, dtype: str) -> str | None:
+    """Return one complete translation unit, of which `output_delta` is called; None likewise."""
+    if g.cuda_rows or g.jacobian_product is not None:
+        return None
+    if not _term(loss, g) or _slope(loss, g) is None or g.cuda_derivative is None:
+        return None
+    return _entry_unit(dtype, _loss(loss, g), "output.cpp")
+
+
+def update_source(optimizer: Optimizer, dtype: str) -> str | None:
+    """Return one complete translation unit, of which `update` is called; None likewise."""
+    if optimizer.cuda is None or optimizer.slots > SLOTS:
+        return None
+    return _entry_unit(dtype, _update(optimizer), "update.cpp")
+
+
+def _entry_unit(dtype: str, entries: str, file: str) -> str:
+    return "\n".join((_prelude(dtype), _in_namespace(entries), kernels.read(file)))
+
+
 @lru_cache(32)  # the same string again is also the same hash, at once
 def _unit(
     layer_sizes: tuple[int, ...],
@@ -94,24 +122,34 @@ def _unit(
     L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
     return "\n".join(
         (
-            f"typedef {REAL[dtype]} real;",
-            f"static constexpr real ERFC[] = {{{', '.join(map(repr, ERFC))}}};",
-            _read("elementary.hpp"),
+            _prelude(dtype),
             f"constexpr int L = {L}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
             f"constexpr int MOST_THREADS = {MOST_THREADS};",
             f"constexpr bool PLAIN = {_bool(plain)};",
-            f"namespace entries {{\n{entries}\n}}",
-            "using namespace entries;",
-            *map(_read, ("product.hpp", *files)),
+            _in_namespace(entries),
+            *map(kernels.read, ("product.hpp", *files)),
         )
     )
 
 
+def _prelude(dtype: str) -> str:
+    coefficients = ", ".join(map(repr, ERFC))
+    constants = f"typedef {REAL[dtype]} real;\nstatic constexpr real ERFC[] = {{{coefficients}}};"
+    return f"{constants}\n{kernels.read('elementary.hpp')}"
+
+
+def _in_namespace(entries: str) -> str:
+    return f"namespace entries {{\n{entries}\n}}\nusing namespace entries;"
+
+
+def _update(optimizer: Optimizer) -> str:
+    signature = kernels.SIGNATURES["update_one"]
+    return f"constexpr int SLOTS = {optimizer.slots};\nINLINE {signature} {{ {optimizer.cuda} }}"
+
+
 def entries_source(activations: Sequence[Activation], loss: Loss) -> str:
     """Return `Activation<l>`, for layers 1 to L, and `Loss`: structs of the entries' functions."""
-    keeps_z = [g.derivative_from == "z" for g in activations]
-    keeps_z[-1] |= loss.is_canonical_for(activations[-1])
-    return f"{_activations(activations, keeps_z)}\n{_loss(loss, activations[-1])}"
+    return f"{_activations(activations, loss.keeps_z(activations))}\n{_loss(loss, activations[-1])}"
 
 
 def _activations(activations: Sequence[Activation], keeps_z: Sequence[bool]) -> str:
@@ -162,8 +200,3 @@ def _slope(loss: Loss, g: Activation) -> str | None:
 
 def _bool(value: bool) -> str:
     return str(value).lower()
-
-
-@cache
-def _read(name: str) -> str:
-    return files(kernels).joinpath(name).read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from backprop_gpu.errors import (
     FileFormatError,
     NonFiniteError,
     ShapeError,
+    first_line,
 )
 
 # What an object has that hands out all of itself at once.
@@ -86,7 +87,7 @@ class Rows:
             given = values if hasattr(values, "dtype") else np.asarray(values[0:1])
             empty = np.empty(0, given.dtype)
         except Exception as error:  # storage libraries raise what they like
-            raise FileFormatError(f"{name} can't be read: {_reason(error)}") from error
+            raise FileFormatError(f"{name} can't be read: {first_line(error)}") from error
         numeric(empty, name)
         _check_shape(shape, name, columns, is_streamed(values))
         self._samples = shape[0]
@@ -127,7 +128,7 @@ class Rows:
         except Exception as error:
             raise FileFormatError(
                 f"rows {first:,} to {first + len(out):,} of {self.name}, which has "
-                f"{len(self):,}, can't be read: {_reason(error)}"
+                f"{len(self):,}, can't be read: {first_line(error)}"
             ) from error
         self._check_finite(first, out)
 
@@ -197,7 +198,3 @@ def file_reader(mapped: np.memmap[Any, Any]) -> Read | None:
             out[...] = rows
 
     return read
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -87,7 +87,7 @@ class BaseMLP(FittedNetwork):
         "dtype": "no_validation",
         "leak": [Real],
         "precision": [StrOptions({"float32", "tf32", "bf16"})],
-        "path": [StrOptions({"auto", "steps", "compiled"})],
+        "path": [StrOptions({"auto", "steps", "fused", "compiled"})],
         "callbacks": [list, tuple],
         "checkpoint": [None, str, os.PathLike],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
@@ -139,6 +139,7 @@ class BaseMLP(FittedNetwork):
         try:
             with net.backend.computing():
                 if self.solver == "lbfgs":
+                    self.__dict__.pop("path_", None)
                     fit_lbfgs(self, net, loss, samples)
                 else:
                     fit_stochastic(self, net, loss, samples, rng, incremental=incremental)
@@ -160,9 +161,9 @@ class BaseMLP(FittedNetwork):
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.checkpoint is not None and self.solver == "lbfgs":
             raise DomainError("checkpoint= is for the solvers 'sgd' and 'adam', not for 'lbfgs'")
-        if self.path == "compiled" and self.solver == "lbfgs":
+        if self.path in ("fused", "compiled") and self.solver == "lbfgs":
             raise DomainError(
-                "path='compiled' is for the solvers 'sgd' and 'adam', not for 'lbfgs'"
+                f"path={self.path!r} is for the solvers 'sgd' and 'adam', not for 'lbfgs'"
             )
         if self.resume and self.checkpoint is None:
             raise DomainError("resume=True needs checkpoint=, the folder to go on from")

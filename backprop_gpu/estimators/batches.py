@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.batches import ArrayBatches, Batches
+from backprop_gpu.batches import ArrayBatches, Batches, batch_counts
 from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, PIECE
@@ -68,7 +68,7 @@ class Samples:
         """
         starts = np.arange(0, len(self), batch_size)
         if self.weights is None:
-            return np.diff(starts, append=len(self)).astype(np.float64)
+            return batch_counts(len(self), batch_size, np.arange(len(starts))).astype(np.float64)
         sums = np.add.reduceat(self.weights[order], starts)
         if not sums.all():
             raise ZeroDivisionError(NO_WEIGHT)
@@ -99,7 +99,7 @@ def outputs_of(net: MLP, x: Any) -> Array:
     if not (is_sparse(x) or is_streamed(x)):
         return net(x)
     step = max(1, PIECE // x.shape[1])
-    pieces = (x[start : start + step] for start in range(0, x.shape[0], step))
+    pieces = (x[start : start + step] for start in range(0, max(1, x.shape[0]), step))
     return np.concatenate([net(piece.toarray() if is_sparse(x) else piece) for piece in pieces])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backprop_gpu.checkpoint import SavedNetwork
 from backprop_gpu.errors import DomainError, ShapeError, check_count
-from backprop_gpu.resuming import Folder, like_parameters, without_addresses
+from backprop_gpu.resuming import Folder, kind_of, like_parameters, without_addresses
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
@@ -33,22 +33,21 @@ class FitCheckpoints:
         If the folder can't be used, or holds checkpoints and `resume` is False.
     """
 
-    def __init__(self, training: Training, rng: np.random.RandomState) -> None:
-        estimator = training.estimator
+    def __init__(self, estimator: BaseMLP, rng: np.random.RandomState) -> None:
         if not isinstance(estimator.random_state, Integral):
             raise DomainError(
                 f"checkpoint= needs a number as random_state, so that a fit that goes on draws "
                 f"the same again; it is {estimator.random_state!r}"
             )
         self.every = check_count("checkpoint_every", estimator.checkpoint_every)
-        self._training, self._rng = training, rng
+        self._rng = rng
         self._folder = Folder(estimator.checkpoint, KEPT, resume=estimator.resume)
-        self._identity = _identity_of(estimator, training)
+        self.path_of_newest = self._folder.path_of_newest
 
-    def restore(self) -> bool:
+    def restore(self, training: Training) -> bool:
         """Go on from the newest checkpoint, if there is one; return whether the fit had ended."""
-        net = self._training.learner.net
-        if not self._folder.restore(net.backend, self._identity, self._take):
+        self._training, self._identity = training, _identity_of(training)
+        if not self._folder.restore(self._identity, self._take):
             self.write(stopped=False)
         return self._stopped
 
@@ -81,6 +80,7 @@ class FitCheckpoints:
         training, estimator = self._training, self._training.estimator
         net, progress = training.learner.net, training.learner.progress
         notes, arrays = saved.notes, saved.arrays
+        parameters = like_parameters(net, saved.net.parameters)
         slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(progress.state))]
         best = like_parameters(net, arrays["best"]) if "best" in arrays else None
         order, keys, curve = arrays["order"], arrays["random"], arrays["loss_curve"].tolist()
@@ -94,7 +94,7 @@ class FitCheckpoints:
         stalled, self._stopped = int(notes["stalled"]), bool(notes["stopped"])
 
         self._rng.set_state(state)
-        net.parameters[...] = saved.net.parameters
+        net.parameters[...] = parameters
         for slot, kept in zip(progress.state, slots, strict=True):
             slot[...] = kept
         progress.learning_rate, progress.steps = float(rate), int(steps)
@@ -107,14 +107,15 @@ class FitCheckpoints:
             estimator.loss_ = curve[-1]
 
 
-def _identity_of(estimator: BaseMLP, training: Training) -> dict[str, Any]:
+def _identity_of(training: Training) -> dict[str, Any]:
     """Return what has to be the same for a fit to go on, as JSON has it."""
+    estimator, net = training.estimator, training.learner.net
     parameters = estimator.get_params(deep=False).items()
-    net = training.learner.net
     return {
         "estimator": type(estimator).__name__,
         "layer_sizes": list(net.layer_sizes),
         "dtype": net.dtype.name,
+        "device": kind_of(net.device),
         "samples": len(training.samples),
         **{name: without_addresses(value) for name, value in parameters if name not in FREE},
     }

@@ -35,8 +35,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, solver, alpha, ..., max_fun
-        What they are in `sklearn.neural_network.MLPClassifier`, with the same defaults.
+    hidden_layer_sizes, solver, alpha, ..., max_fun
+        What they are in `sklearn.neural_network.MLPClassifier`, with the same defaults. But for
+        `momentum`, which has to be below 1.
     loss : {"log_loss"} or Loss, or a name of a core loss
     class_weight : dict, list of dict or "balanced", optional
         How much the samples of each class count; "balanced": all classes the same together.
@@ -238,6 +239,10 @@ def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArr
     weights = np.ones(y.shape[0])
     for column, by_label in zip(columns, settings, strict=True):
         for label, weight in by_label.items():
+            if not 0 <= weight < np.inf:
+                raise DomainError(
+                    f"class_weight[{label!r}] is {weight!r}; expected a finite number, not negative"
+                )
             weights[column == label] *= weight
     return weights
 

@@ -51,7 +51,8 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         """The network: for `save`, `explain`, `check_gradients` and whatever takes an `MLP`."""
         check_is_fitted(self)
         if self._unpickled is not None:
-            self._net, self._unpickled = self._unpickled.copy(device=self.device), None
+            copied = self._unpickled.copy(device=self.device, precision=self.precision)
+            self._net, self._unpickled = copied, None
         net, shown = self._net, not set(LISTS).isdisjoint(vars(self))
         sizes = () if net is None else net.layer_sizes
         if shown:

@@ -52,7 +52,7 @@ def fit_lbfgs(estimator: BaseMLP, net: MLP, loss: Loss, samples: Samples) -> Non
             raise StopIteration
 
     iterations = count()
-    with backend.computing(6.0 * len(samples) * weight_count):
+    with backend.computing(net.step_flops(len(samples))):
         repeat = backend.record(propagate)
         result: Any = minimize(
             objective,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches, Batches
-from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled import CompileError, Fused
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
 from backprop_gpu.estimators.losses import Weighted
@@ -52,7 +52,7 @@ class Learner:
     batches : Batches
     epochs : int
         For how many the steps are planned.
-    path : {"auto", "steps", "compiled"}, optional
+    path : {"auto", "steps", "fused", "compiled"}, optional
         Default: the estimator's.
     """
 
@@ -69,8 +69,9 @@ class Learner:
             estimator._optimizer = Progress(float(estimator.learning_rate_init))
         self.estimator, self.net, self.progress = estimator, net, estimator._optimizer
         self._optimizer = _optimizer(estimator)
-        self._steps = self._new_steps(batches, loss, epochs, path or estimator.path)
-        estimator.path_ = "compiled" if isinstance(self._steps, CompiledSteps) else "steps"
+        self._steps, estimator.path_ = self._new_steps(
+            batches, loss, epochs, path or estimator.path
+        )
         for slot, kept in zip(self._steps.state, self.progress.state, strict=False):
             if slot.shape == kept.shape:
                 slot[...] = net.backend.asarray(kept, net.dtype)
@@ -111,7 +112,7 @@ class Learner:
 
     def _new_steps(
         self, batches: Batches, loss: Loss, epochs: int, path: PathName
-    ) -> Steps | CompiledSteps:
+    ) -> tuple[Steps | CompiledSteps, PathName]:
         net, optimizer, penalizes = self.net, self._optimizer, bool(self.estimator.alpha)
         given, entry = batches, loss
         if isinstance(batches, WeightedBatches) and isinstance(loss, Weighted):
@@ -126,18 +127,23 @@ class Learner:
             path=path,
             unusual=_unusual(net, given),
         )
-        if chosen.path == "compiled" and isinstance(given, ArrayBatches | Feed):
-            try:
-                return CompiledSteps(
+        fused: Fused | None = None
+        try:
+            if chosen.path == "compiled" and isinstance(given, ArrayBatches | Feed):
+                compiled = CompiledSteps(
                     *(net, given, entry, optimizer, None, chosen.threads or 1),
                     penalizes=penalizes,
                     weighted=entry is not loss,
                 )
-            except CompileError as error:
-                if path == "compiled":
-                    raise
-                warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=7)
-        return Steps(net, batches, loss, optimizer, penalizes=penalizes)
+                return compiled, "compiled"
+            if chosen.path == "fused":
+                fused = Fused(net.activations, loss, optimizer, net.dtype)
+        except CompileError as error:
+            if path == chosen.path:
+                raise
+            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=7)
+        steps = Steps(net, batches, loss, optimizer, penalizes=penalizes, fused=fused)
+        return steps, "fused" if fused else "steps"
 
     def _step_sizes(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the steps' learning rates: Adam's with both bias corrections in them."""

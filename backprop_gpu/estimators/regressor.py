@@ -45,9 +45,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         The slope of ``activation="leaky_relu"`` for z <= 0.
     precision : {"float32", "tf32", "bf16"}
         How a GPU multiplies float32 matrices; see `MLP`.
-    path : {"auto", "steps", "compiled"}
-        How the steps of "sgd" and "adam" are run; see `train`. "auto" compiles a loop where that
-        would gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.
+    path : {"auto", "steps", "fused", "compiled"}
+        How the steps of "sgd" and "adam" are run; see `train`. "auto" compiles where that would
+        gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
     checkpoint : path, optional
@@ -64,8 +64,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Weights, shape (inputs, nodes), and biases of every layer. They can be changed and assigned.
     network_ : MLP
         The network itself, for `save`, `explain` and everything else in this library.
-    path_ : {"steps", "compiled"}
-        How the steps were run.
+    path_ : {"steps", "fused", "compiled"}
+        How the steps were run; not with "lbfgs".
     loss_, loss_curve_, n_iter_, t_, out_activation_, ...
         All that scikit-learn's has.
 

@@ -11,6 +11,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from backprop_gpu.batches import batch_counts
 from backprop_gpu.estimators.batches import Samples, batches_of
 from backprop_gpu.estimators.checkpoints import FitCheckpoints
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
@@ -18,7 +19,6 @@ from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.resuming import path_of_newest
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
@@ -46,12 +46,14 @@ def fit_stochastic(
     notes, held_out = Notes(estimator, net), None
     if estimator.early_stopping:
         samples, held_out = _split(estimator, samples, net, rng)
-    training = Training(estimator, net, loss, samples, rng, held_out, notes, incremental)
-    flops = 6.0 * training.batch_size * net.weight_count
-    with net.backend.computing(flops):
+    checkpoints = None
+    if estimator.checkpoint is not None and not incremental:
+        checkpoints = FitCheckpoints(estimator, rng)
+    training = Training(
+        *(estimator, net, loss, samples, rng, held_out, notes, incremental, checkpoints)
+    )
+    with net.backend.computing(net.step_flops(training.batch_size)):
         try:
-            if estimator.checkpoint is not None and not incremental:
-                training.checkpoints = FitCheckpoints(training, rng)
             training.run()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
@@ -93,9 +95,11 @@ class Training:
         held_out: Samples | None,
         notes: Notes,
         incremental: bool,
+        checkpoints: FitCheckpoints | None,
     ) -> None:
         self.estimator, self.samples, self.rng = estimator, samples, rng
         self.held_out, self.notes, self.incremental = held_out, notes, incremental
+        self.checkpoints = checkpoints
         self.max_iter: int = 1 if incremental else estimator.max_iter
         self.batch_size = size_of_batches(estimator.batch_size, len(samples))
         if estimator.batch_size not in ("auto", self.batch_size):
@@ -108,19 +112,18 @@ class Training:
         self.orders: dict[int, NDArray[np.int64]] = {}
         batches = batches_of(samples, self.batch_size, self.orders.__getitem__, net.backend)
         self.per_epoch = batches.per_epoch or 1
-        starts = np.arange(0, len(samples), self.batch_size)
-        self.shares = np.diff(starts, append=len(samples)) / len(samples)
+        counts = batch_counts(len(samples), self.batch_size, np.arange(self.per_epoch))
+        self.shares = counts / len(samples)
         entry = loss if samples.weights is None else weighted(loss)
         path = estimator.path
-        if path == "auto" and estimator.resume and not incremental and net.device == "cpu":
-            path = path_of_newest(estimator.checkpoint) or path
+        if path == "auto" and checkpoints is not None:
+            path = checkpoints.path_of_newest(net.device) or path
         self.learner = Learner(estimator, net, entry, batches, min(self.max_iter, PLANNED), path)
-        self.checkpoints: FitCheckpoints | None = None
 
     def run(self) -> None:
         """Train until the rule says stop, or for `max_iter` epochs."""
         estimator, notes, max_iter = self.estimator, self.notes, self.max_iter
-        if self.checkpoints is not None and self.checkpoints.restore():
+        if self.checkpoints is not None and self.checkpoints.restore(self):
             return
         while estimator.n_iter_ < max_iter:
             count = min(self._epochs_without_a_stop(), max_iter - estimator.n_iter_)

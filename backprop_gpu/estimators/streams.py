@@ -174,7 +174,7 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
     estimator.n_outputs_ = outputs
     notes = Notes(estimator, net)
     try:
-        with net.backend.computing(6.0 * (batches.batch_size or len(x)) * net.weight_count):
+        with net.backend.computing(net.step_flops(batches.batch_size or len(x))):
             if isinstance(batches, StreamedBatches) and not has_weights:
                 columns = net.layer_sizes[0], outputs
                 with closing(Feed(batches, columns, net.backend, net.dtype)) as feed:

@@ -219,18 +219,18 @@ def _explained(
     levels = _levels(net, depth)
     check_count("largest", largest)
     numbers = Numbers(net, x, y, loss)
-    grads, parameter = numbers.grads, None
+    parameter = None
     with np.errstate(all="ignore"):
         explained = Chain(numbers, largest).derivative(l, j, k, levels)
         if j is None:
             where = f"grads.activations[{l}][:, {k}].sum()"
-            backward = float(numbers.column(grads.activations[l], k or 0).sum())
         elif k is None:
             where = f"grads.biases[{l - 1}][{j}]"
-            backward, parameter = float(grads.biases[l - 1][j]), float(net.biases[l - 1][j])
+            parameter = float(net.biases[l - 1][j])
         else:
             where = f"grads.weights[{l - 1}][{j}, {k}]"
-            backward, parameter = float(grads.weights[l - 1][j, k]), float(net.weights[l - 1][j, k])
+            parameter = float(net.weights[l - 1][j, k])
+        backward = numbers.backward(l, j, k)
         value = numbers.average(explained, backward)
     symbol, formula = _of_batch(explained.term)
     return Explanation(
@@ -246,7 +246,7 @@ def _explained(
         to_text(symbol),
         symbol,
         formula,
-        grads.loss,
+        numbers.grads.loss,
         numbers.loss.name,
         repr(net),
         int(largest),

@@ -101,7 +101,7 @@ def to_text(latex: str | Row) -> str:
     return re.sub(" +", " ", text).replace("( ", "(").replace(" )", ")").replace(" ,", ",").strip()
 
 
-def symbols(formula: str | Row) -> set[str]:
+def symbols(formula: str) -> set[str]:
     r"""Return every symbol of a formula in plain text; an index belongs to its letter.
 
     Examples
@@ -129,16 +129,16 @@ def symbols(formula: str | Row) -> set[str]:
                 for cell in itertools.chain.from_iterable(lines):
                     visit(cell)
 
-    visit(parse(formula) if isinstance(formula, str) else formula)
+    visit(parse(formula))
     return found - {" "}
 
 
-def substitute(formula: str | Row, values: Mapping[str, str]) -> Row:
+def substitute(formula: str, values: Mapping[str, str]) -> Row:
     r"""Return a formula with numbers in the place of some symbols.
 
     Parameters
     ----------
-    formula : str or Row
+    formula : str
     values : mapping
         From the plain text of a symbol, ``a_j`` or ``z`` say, to its number. A letter with an
         index is a symbol of its own.
@@ -148,19 +148,22 @@ def substitute(formula: str | Row, values: Mapping[str, str]) -> Row:
     >>> to_text(substitute(r"\frac{2}{m}\,(a_j - y_j)", {"a_j": "0.5", "m": "4"}))
     '2/4 (0.5 - y_j)'
     """
-    tree = parse(formula) if isinstance(formula, str) else formula
-    return _row(_substitute(tree, values))
+    return _filled(parse(formula), values)
+
+
+def _filled(row: Row, values: Mapping[str, str]) -> Row:
+    return Row(tuple(_bracketed([_substitute(item, values) for item in row.items])))
 
 
 def _substitute(node: Node, values: Mapping[str, str]) -> Node:
     def inside(row: Row) -> Row:
-        return _row(_substitute(row, values))
+        return _filled(row, values)
 
     if isinstance(node, Leaf | Scripts) and (number := values.get(_text(node))) is not None:
         return Leaf(number, number.replace("-", "−"), "mn")
     match node:
-        case Row(items):
-            return Row(tuple(_bracketed([_substitute(item, values) for item in items])))
+        case Row():
+            return inside(node)
         case Fraction(above, below):
             return Fraction(inside(above), inside(below))
         case Scripts(base, sub, sup):
@@ -184,10 +187,6 @@ def _bracketed(items: list[Node], first: bool = True) -> Iterator[Node]:
             yield item
         if item not in (SPACE, BLANK):
             first = isinstance(item, Leaf) and item.text in ("(", "[")
-
-
-def _row(node: Node) -> Row:
-    return node if isinstance(node, Row) else Row((node,))
 
 
 class _Parser:

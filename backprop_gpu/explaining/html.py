@@ -52,17 +52,10 @@ def as_html(explanation: Explanation) -> str:
 
 
 def _head(explanation: Explanation) -> Iterator[str]:
-    n = explanation.samples
-    words = outline.parameter_words(explanation)
-    if explanation.parameter is not None:
-        words += f", now {number(explanation.parameter)}"
-    samples = "1 sample" if n == 1 else f"the average over {n} samples"
     value = number_latex(number(explanation.value))
     yield f'<p class="bp-head">{to_mathml(f"{explanation.symbol} = {value}")}</p>'
-    yield f"<p>{escape(words)}</p>"
-    about = (
-        f"{explanation.network}; loss {explanation.loss}, C = {number(explanation.C)}, {samples}"
-    )
+    yield f"<p>{escape(outline.words(explanation))}</p>"
+    about = f"{explanation.network}; {outline.loss_words(explanation)}"
     yield f'<p class="bp-faint">{escape(about)}</p>'
 
 

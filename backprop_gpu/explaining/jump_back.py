@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
+from backprop_gpu.explaining.chain import DEFAULT_GRADIENT
 from backprop_gpu.explaining.formulas import to_text
 from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 
-DEFAULT_GRADIENT = Loss.__dataclass_fields__["latex_gradient"].default
 DEFAULT_SLOPE = Activation.__dataclass_fields__["latex_derivative"].default
 ROWS, COLUMNS = 8, 5  # of an array that are printed
 Kind = Literal["loss", "activation", "weights and biases", "weights"]

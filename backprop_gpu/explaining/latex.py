@@ -52,8 +52,6 @@ def _one_sample(explanation: Explanation) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     """Yield a sum, summand below summand."""
-    average = table.label == "i"
-    count = len(table.lines) + table.omitted
     summands = [
         rf"\underbrace{{{_times(line.factors or [line.product])}}}"
         rf"_{{{table.label} = {line.label}}}"
@@ -62,16 +60,13 @@ def _table(table: Table) -> Iterator[str]:
     if table.omitted:
         more = rf"_{{\text{{{table.omitted} more}}}}"
         summands.append(rf"\underbrace{{{_times([table.omitted_sum])}}}{more}")
-    start = rf"\frac{{1}}{{{count}}} \Bigl(" if average else ""
-    if len(summands) == 1:
-        end = r"\Bigr)" if average else ""
-        yield f"{table.title} &= {start}{summands[0]}{end} = {_number(table.total)}"
-        return
-    yield f"{table.title} &= {start}{summands[0]}"
-    for summand in summands[1:-1]:
-        yield rf"  &\quad {{}} + {summand}"
-    end = r"\Bigr)" if average else ""
-    yield rf"  &\quad {{}} + {summands[-1]}{end} = {_number(table.total)}"
+    start = end = ""
+    if table.label == "i":
+        start, end = rf"\frac{{1}}{{{len(table.lines) + table.omitted}}} \Bigl(", r"\Bigr)"
+    lines = [f"{table.title} &= {start}{summands[0]}"]
+    lines += [rf"  &\quad {{}} + {summand}" for summand in summands[1:]]
+    lines[-1] += f"{end} = {_number(table.total)}"
+    yield from lines
 
 
 def _general(formula: str) -> str:

@@ -64,6 +64,12 @@ class Numbers:
         """dC_i/dz_j of layer l, as `backward` has it but for the 1/n."""
         return self.n * self.column(self.grads.deltas[l - 1], j)
 
+    def backward(self, l: int, j: int | None, k: int | None) -> float:
+        """`backward`'s dC/dw_jk of the batch; without k, dC/db_j; without j, the sum of dC/da_k."""
+        if j is None:
+            return float(self.column(self.grads.activations[l], k or 0).sum())
+        return float(self.grads.biases[l - 1][j] if k is None else self.grads.weights[l - 1][j, k])
+
     def value(
         self,
         name: Name,

@@ -156,12 +156,25 @@ def number(value: float, digits: int = 7) -> str:
     return f"{value + 0.0:.{digits}g}"  # no -0
 
 
-def parameter_words(explanation: Explanation) -> str:
-    """Say in words what is explained."""
-    l, j, k = explanation.layer, explanation.j, explanation.k
-    if explanation.kind == "weight":
-        start = f"node {k} of layer {l - 1}" if l > 1 else f"input {k}"
-        return f"the weight from {start} to node {j} of layer {l}"
-    if explanation.kind == "bias":
+def words(explanation: Explanation) -> str:
+    """Say what is explained, and what it is now."""
+    named = parameter_words(explanation.layer, explanation.j, explanation.k)
+    now = explanation.parameter
+    return named if now is None else f"{named}, now {number(now)}"
+
+
+def parameter_words(l: int, j: int | None, k: int | None) -> str:
+    """Say in words what the weight w_jk is; without k, the bias b_j; without j, a_k."""
+    if j is None:
+        return f"the output of node {k} of layer {l}" if l else f"input {k}"
+    if k is None:
         return f"the bias of node {j} of layer {l}"
-    return f"the output of node {k} of layer {l}" if l else f"input {k}"
+    start = f"node {k} of layer {l - 1}" if l > 1 else f"input {k}"
+    return f"the weight from {start} to node {j} of layer {l}"
+
+
+def loss_words(explanation: Explanation) -> str:
+    """Say what the loss is, and of how many samples."""
+    n = explanation.samples
+    samples = "1 sample" if n == 1 else f"the average over {n} samples"
+    return f"loss {explanation.loss}, C = {number(explanation.C)}, {samples}"

@@ -62,7 +62,6 @@ def page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> str:
         about=about,
         pictures=pictures(shown),
         steps="\n".join(_section(i, step, len(all_steps)) for i, step in enumerate(all_steps)),
-        count=len(all_steps),
         data=_json(_data(shown, all_steps)),
     )
 

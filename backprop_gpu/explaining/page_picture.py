@@ -36,6 +36,8 @@ class Shape:
     before, after : float
         Room across, on either side of the nodes: for names, and for the lane of jumps.
     font : float
+    margin : float
+        Room along, at either end.
     """
 
     vertical: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from backprop_gpu.activations import Activation
@@ -56,12 +56,12 @@ class Step:
         HTML: formulas and numbers.
     over : str
         The line that is crossed: "weights-2", "activation-2", "loss"; "" for none.
-    arrives : bool
-        Whether the game only arrives there, at weights and biases.
     fresh : str
-        Whose numbers are new: "a2", "z2", "W2".
+        Whose numbers are new: "a2", "z2", "W2", "C".
     view : dict
         As JSON: what `View` says.
+    arrives : bool
+        Whether the game only arrives there, at weights and biases.
     """
 
     phase: str
@@ -69,37 +69,15 @@ class Step:
     words: str
     body: str
     over: str
-    arrives: bool
     fresh: str
     view: dict[str, Any]
+    arrives: bool = False
 
 
 def steps(run: Run) -> list[Step]:
     """Return all steps of a run."""
     view = View(w=dict.fromkeys(range(1, run.L + 1), "W"))
     return [*_forward(run, view), *_back(run, view)]
-
-
-def _step(
-    view: View,
-    phase: str,
-    title: str,
-    words: str,
-    body: str,
-    over: str,
-    fresh: str,
-    arrives: bool = False,
-) -> Step:
-    return Step(
-        phase,
-        title,
-        words,
-        body,
-        over,
-        arrives,
-        fresh,
-        {"z": dict(view.z), "a": dict(view.a), "w": dict(view.w)},
-    )
 
 
 # ---- forward -------------------------------------------------------------------------------------
@@ -109,7 +87,7 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
     view.a[0] = "a"
     body = formulas([r"a^{[0]} = x"]) + _table(run, 0, [("x_k", "a")])
     words = "One sample lies at the input: every node of layer 0 holds one number of it."
-    yield _step(view, FORWARD, "The input", words, body, "", "a0")
+    yield Step(FORWARD, "The input", words, body, "", "a0", asdict(view))
 
     for l, g in enumerate(run.net.activations, start=1):
         view.z[l] = "z"
@@ -123,8 +101,8 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
             f"Each node of layer {l} adds up what it hears: every output of layer {l - 1} times "
             "the weight of its line, and its own bias."
         )
-        over = f"weights-{l}"
-        yield _step(view, FORWARD, f"Over the weights of layer {l}", words, body, over, f"z{l}")
+        title = f"Over the weights of layer {l}"
+        yield Step(FORWARD, title, words, body, f"weights-{l}", f"z{l}", asdict(view))
 
         view.a[l] = "a"
         equations = [rf"a^{{[{l}]}} = g(z^{{[{l}]}})"]
@@ -137,7 +115,7 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
             "hears into what it says."
         )
         title = f"Over the activation line of layer {l}"
-        yield _step(view, FORWARD, title, words, body, f"activation-{l}", f"a{l}")
+        yield Step(FORWARD, title, words, body, f"activation-{l}", f"a{l}", asdict(view))
 
     equation = ["C"] if run.loss.latex == GENERAL_VALUE else ["C", run.loss.latex]
     outcome = f'<p class="outcome" data-quantity="C">{math("C =")} {number(run.C, 10)}</p>'
@@ -148,7 +126,7 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
         f"The loss, <b>{text(run.loss.name)}</b>, says in one number how far the prediction is "
         "from the desired output y."
     )
-    yield _step(view, FORWARD, "Over the loss line", words, body, "loss", "C")
+    yield Step(FORWARD, "Over the loss line", words, body, "loss", "C", asdict(view))
 
 
 # ---- back ----------------------------------------------------------------------------------------
@@ -169,7 +147,7 @@ def _back(run: Run, view: View) -> Iterator[Step]:
             view.a[at], fresh = "dC_da", f"a{at}"
         title = jump.words[0].upper() + jump.words[1:]
         body = formulas(jump.equations) + _numbers(run, jump)
-        yield _step(view, BACK, title, _words(run, jump), body, over, fresh, arrives)
+        yield Step(BACK, title, _words(run, jump), body, over, fresh, asdict(view), arrives)
 
 
 def _words(run: Run, jump: Jump) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backprop_gpu.explaining.chain import Chain
-from backprop_gpu.explaining.outline import with_numbers
+from backprop_gpu.explaining.outline import parameter_words, with_numbers
 from backprop_gpu.explaining.page_parts import math
 from backprop_gpu.explaining.page_run import Run
 from backprop_gpu.explaining.terms import Term
@@ -64,23 +64,13 @@ class Terms:
         return {"formulas": self.formulas.things, "terms": self.terms.things, "items": self.items}
 
     def _add(self, key: str, l: int, j: int | None, k: int | None, parameter: float) -> None:
-        grads = self.run.numbers.grads
-        explained = Chain(self.run.numbers, LARGEST).derivative(l, j, k, 1)
-        if j is None:
-            backward = grads.activations[0][0, k]  # type: ignore[index]
-            words = f"input {k}"
-        elif k is None:
-            backward = grads.biases[l - 1][j]
-            words = f"the bias of node {j} of layer {l}"
-        else:
-            backward = grads.weights[l - 1][j, k]
-            start = f"node {k} of layer {l - 1}" if l > 1 else f"input {k}"
-            words = f"the weight from {start} to node {j} of layer {l}"
-        value = self.run.numbers.average(explained, float(backward))
+        numbers = self.run.numbers
+        explained = Chain(numbers, LARGEST).derivative(l, j, k, 1)
+        value = numbers.average(explained, numbers.backward(l, j, k))
         term = explained.term
         factors = term.parts if term.rule == "product" else (term,)
         self.items[key] = {
-            "words": words,
+            "words": parameter_words(l, j, k),
             "symbol": self._formula(term.symbol),
             "formula": self._formula(" = ".join(term.equation or (term.letters,))),
             "value": finite(value),

@@ -33,16 +33,11 @@ def as_text(explanation: Explanation) -> str:
 
 
 def _head(explanation: Explanation) -> list[str]:
-    n = explanation.samples
-    words = outline.parameter_words(explanation)
-    if explanation.parameter is not None:
-        words += f", now {number(explanation.parameter)}"
-    samples = "1 sample" if n == 1 else f"the average over {n} samples"
     return [
         f"{explanation.name} = {number(explanation.value)}",
-        words,
+        outline.words(explanation),
         *textwrap.wrap(explanation.network, WIDTH),
-        f"loss {explanation.loss}, C = {number(explanation.C)}, {samples}",
+        outline.loss_words(explanation),
     ]
 
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "benchmarks.gpu"]
 
 ON_GPU = "tests on the GPU"
-CHECKS_SHARE, RATES_SECONDS = 0.3, 40.0
+CHECKS_SHARE, RATES_SECONDS = 0.35, 40.0
 SUMMARY_SECONDS = 5.0  # for tests that are stopped to say what failed until then
 HEAD, TAIL = 100, 60  # lines kept of a check: a tool speaks first, and pytest last
 CACHES = ("CUPY_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
@@ -44,7 +44,8 @@ OUT_OF_TIME = "stopped, for time ran out"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
 PYTEST += ["-W", "ignore::DeprecationWarning"]  # of versions that are newer than constraints.txt's
 SMALL_TESTS = ("tests/test_on_a_gpu.py", "tests/test_backends.py")
-TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/training")
+TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/test_gradients.py")
+TESTS += ("tests/test_data_uploads.py", "tests/training")
 SANITIZED = (*SMALL_TESTS, "-k", "small or 33-31", "-p", "benchmarks.gpu.unpooled")
 # Errors of CUDA's functions are exceptions of CuPy's, and it asks for functions in vain on purpose.
 SANITIZER = ("--error-exitcode=9", "--check-exit-code=no", "--report-api-errors=no")
@@ -82,7 +83,6 @@ def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = Fa
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for cache in CACHES:
             os.environ[cache] = folder  # so that `first` has all compiling in it
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         references = Path(folder) / "references.json"
         cases = [case for name in names for case in CONTESTANTS[name].cases]
         references.write_text(json.dumps(references_of(cases)))

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from backprop_gpu.text_table import aligned
 from benchmarks.gpu.rows import GEMM, PATHS, SWEPT, TRAIN, Found, Row
+from benchmarks.pages import digits, put_into
 
 PAGE, PICTURE = "docs/gpu.md", "docs/gpu-roofline.svg"
 BEGIN, END = "<!-- python -m benchmarks.gpu --report FILE.json -->\n", "<!-- end -->"
 VERDICTS = {True: "passed", False: "FAILED", None: "no verdict"}
 
-# Times as fast as the best of the others; and what part of the products' rate.
+# Times as fast as the best of the others; and what part of the device's rate.
 GOALS = {"textbook": 50, "small": 3, "tabular": 1.3, "wide": 1.3, "large": 1.05}
-GEMM_GOALS = {"large": 0.85}
+RATE_GOALS = {"large": 0.85}
 
 
 def publish(results: Path, root: Path) -> None:
@@ -23,9 +24,7 @@ def publish(results: Path, root: Path) -> None:
 
     found = Found.of_json(results.read_text())
     (root / PICTURE).write_text(svg(found), encoding="utf-8", newline="\n")
-    page = root / PAGE
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(before + BEGIN + markdown(found, results.name) + END + rest.split(END, 1)[1])
+    put_into(root / PAGE, BEGIN, markdown(found, results.name), END)
 
 
 def markdown(found: Found, source: str) -> str:
@@ -57,8 +56,8 @@ def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def against_the_best(found: Found) -> tuple[list[str], list[list[str]]]:
     """Return `train` beside the fastest of the others and the bare products."""
-    heading = ["network", "batch", "precision", "`train`, us a step", "path", "of GEMM", "goal"]
-    heading += ["the best of the others", "us a step", "x ours", "goal"]
+    heading = ["network", "batch", "precision", "`train`, us a step", "path", "of its products"]
+    heading += ["of the rate", "goal", "the best of the others", "us a step", "x ours", "goal"]
     lines = []
     for (network, batch, precision), group in found.timed().items():
         own, gemm, best = group.get(TRAIN), group.get(GEMM), best_peer(group)
@@ -67,7 +66,9 @@ def against_the_best(found: Found) -> tuple[list[str], list[list[str]]]:
         path, *_ = own.plan.split(":")
         cells = [network, f"{batch:,}", precision, digits(own.seconds * 1e6), path]
         cells += [f"{gemm.seconds / own.seconds:.0%}" if gemm else "-"]
-        cells += [f"{GEMM_GOALS[network]:.0%}" if network in GEMM_GOALS else ""]
+        rate = found.rates.get(f"FLOP/s, {precision}")
+        cells += [f"{own.flops / own.seconds / rate:.0%}" if rate else "-"]
+        cells += [f"{RATE_GOALS[network]:.0%}" if network in RATE_GOALS else ""]
         if best is not None:
             times = digits(best.seconds / own.seconds)
             cells += [best.implementation, digits(best.seconds * 1e6), times]
@@ -166,8 +167,3 @@ def _verdict(check: dict[str, object]) -> tuple[str, str]:
 
 def bold(text: str, heavy: bool) -> str:
     return f"**{text}**" if heavy else text
-
-
-def digits(value: float) -> str:
-    """Return a number with the three digits that count, if they are not zeros."""
-    return f"{float(f'{value:.3g}'):,.10g}"

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import backprop_gpu as bp
 from backprop_gpu.backends import Backend
@@ -125,16 +126,24 @@ def rates() -> dict[str, float]:
     found = {}
     for precision, side in SIDES.items():
         backend = contestants.open_backend(precision)
-        dtype = np.dtype("float64" if precision == "float64" else "float32")
-        found[f"FLOP/s, {precision}"] = product_rate(backend, side, dtype)
+        found[f"FLOP/s, {precision}"] = product_rate(backend, side, precision)
     backend = contestants.open_backend("float32")
     return {**found, "bytes/s, copied": copy_rate(backend, SIDES["float32"])}
 
 
-def product_rate(backend: Backend, side: int, dtype: np.dtype[Any]) -> float:
-    numbers = np.random.default_rng(0).standard_normal((side, side), np.float32)
-    A, out = backend.asarray(numbers, dtype), backend.empty((side, side), dtype)
+def product_rate(backend: Backend, side: int, precision: str) -> float:
+    """Return the FLOP/s of a product; in bf16, of factors that are stored as bf16."""
+    dtype = np.dtype("float64" if precision == "float64" else "float32")
+    random = np.random.default_rng(0).standard_normal((side, side), np.float32)
+    factors = bfloat16_bits(random) if precision == "bf16" else random.astype(dtype)
+    A, out = backend.asarray(factors, factors.dtype), backend.empty((side, side), dtype)
     return 2.0 * side**3 / _seconds_of(backend, lambda: backend.gemm(A, A, out))
+
+
+def bfloat16_bits(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to the nearest bfloat16, to even in the middle; return their bits."""
+    bits = numbers.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def copy_rate(backend: Backend, side: int) -> float:

@@ -21,13 +21,13 @@ def step_bytes(layer_sizes: Sequence[int], batch: int, itemsize: int) -> int:
     """Return about how many bytes the kernels of a training step move, one after the other.
 
     Each reads what it needs from memory and writes what it makes. Of a weight: two reads by
-    products, its gradient written, and both read and one written by the update, 6 in all. Of a
-    node in a sample: 11, for z, a, dC/da and delta. x is read twice. Kernels that find their
-    operands in a cache move less, and so does training in one launch.
+    products, and a read and a write by the product that updates it, 4 in all; its gradient is
+    never there. Of a node in a sample: 11, for z, a, dC/da and delta. x is read twice. Kernels
+    that find their operands in a cache move less, and so does training in one launch.
     """
     weights = sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes))
     x, *nodes = layer_sizes
-    return itemsize * (6 * weights + batch * (2 * x + 11 * sum(nodes)))
+    return itemsize * (4 * weights + batch * (2 * x + 11 * sum(nodes)))
 
 
 def intensity(row: Row) -> float:

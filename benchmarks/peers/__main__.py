@@ -9,11 +9,12 @@ from importlib import metadata
 from pathlib import Path
 
 from backprop_gpu.benchmark import NETWORKS
-from backprop_gpu.benchmark_table import machine, to_json
+from backprop_gpu.benchmark_table import machine, of_json, to_json
+from benchmarks.pages import put_into
 from benchmarks.peers.contestants import CONTESTANTS, OWN
 from benchmarks.peers.picture import svg
 from benchmarks.peers.race import peak_memory, race
-from benchmarks.peers.rows import of_json, report
+from benchmarks.peers.rows import Row, report
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- python -m benchmarks.peers --publish -->\n```text\n", "```\n<!-- end -->"
@@ -46,11 +47,9 @@ def run(networks, names, seconds):
 def publish(name, found, root):
     """Write a run's JSON, its picture, and its table into the page between the markers."""
     (root / "benchmarks" / "results" / f"peers-{name}.json").write_text(found)
-    about, rows = of_json(found)
+    about, rows = of_json(found, Row)
     (root / "docs" / "performance.svg").write_text(svg(rows), encoding="utf-8", newline="\n")
-    page = root / "docs" / "performance.md"
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(before + BEGIN + report(about, rows) + "\n" + END + rest.split(END, 1)[1])
+    put_into(root / "docs" / "performance.md", BEGIN, report(about, rows) + "\n", END)
 
 
 def main(arguments, root=ROOT):
@@ -72,7 +71,7 @@ def main(arguments, root=ROOT):
     found = to_json(about, rows)
     if options.publish:
         publish(options.publish, found, root)
-    print(report(*of_json(found)))
+    print(report(*of_json(found, Row)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
@@ -12,6 +11,7 @@ import numpy as np
 
 from backprop_gpu.benchmark import NETWORKS, Network
 from backprop_gpu.text_table import aligned, as_bytes
+from benchmarks.pages import digits
 from benchmarks.peers.contestants import CONTESTANTS, OWN
 
 GEMM = "matrix products"
@@ -83,12 +83,6 @@ class Row:
         return network.flops(PARTS[part], network.batch) / timed.seconds / 1e9
 
 
-def of_json(text: str) -> tuple[dict[str, str], list[Row]]:
-    """Return the machine and the rows that `backprop_gpu.benchmark_table.to_json` wrote."""
-    content = json.loads(text)
-    return content["machine"], [Row.of_record(record) for record in content["rows"]]
-
-
 def floor(network: Network) -> int:
     """Return the bytes that training needs at least.
 
@@ -127,10 +121,10 @@ def _cells(row: Row, part: str, own: Row | None, gemm: Row) -> list[str]:
     if timed is None:
         return ["-"] * 6
     return [
-        _digits(timed.seconds * 1e6),
+        digits(timed.seconds * 1e6),
         f"{timed.spread:.0%}",
-        _digits(timed.seconds / ours.seconds) if ours else "-",
-        _digits(row.gflops(part)),
+        digits(timed.seconds / ours.seconds) if ours else "-",
+        digits(row.gflops(part)),
         f"{products.seconds / timed.seconds:.0%}",
         f"{timed.cores:.1f}",
     ]
@@ -156,7 +150,7 @@ def memory(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.memory is not None:
             least = floor(NETWORKS[row.network])
-            cells = [as_bytes(row.memory), as_bytes(least), _digits(row.memory / least)]
+            cells = [as_bytes(row.memory), as_bytes(least), digits(row.memory / least)]
             lines.append([row.network, *cells])
     return aligned(lines, ["network", "memory", "least", "x least"]) if lines else ""
 
@@ -165,8 +159,3 @@ def shown(contestant: str) -> str:
     """Return a name, marked if there is more to know."""
     entry = CONTESTANTS.get(contestant)
     return f"{contestant} *" if entry and entry.activations else contestant
-
-
-def _digits(value: float) -> str:
-    """Return a number with the three digits that count, if they are not zeros."""
-    return f"{float(f'{value:.3g}'):,.10g}"

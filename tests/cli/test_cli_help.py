@@ -93,6 +93,7 @@ def test_info_about_the_machine():
     assert not reason or reason in table["device"]
     assert "click" in table["extra cli"]
     assert "safetensors" in table["extra io"]
+    assert "extra peers" not in table
 
 
 def test_info_without_a_compiler(monkeypatch):

@@ -201,7 +201,7 @@ def test_a_full_disk_is_found_before_training(here, monkeypatch):
         ("safetensors", "io", "train data.npz -o net.safetensors"),
         ("tqdm", "progress", "train data.npz -o net.safetensors"),
         ("sklearn", "sklearn", "demo"),
-        ("matplotlib", "plot", "demo"),
+        ("matplotlib.figure", "plot", "demo"),
     ],
 )
 def test_missing_extras(here, monkeypatch, package, extra, args):

@@ -13,8 +13,11 @@ import pytest
 from command_line import QUICK, SPECIES, fails, rows, run
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.checkpoint import read
 from backprop_gpu.cli.workflow import Plan
+
+TRAIN = ("train", "data.npz", "--device", "cpu", *QUICK)
 
 # train and predict
 
@@ -196,10 +199,27 @@ def train_as(**options):
     ],
 )
 def test_options_mean_what_they_say(here, args, options):
-    run("train", "data.npz", "--device", "cpu", *QUICK, *args.split())
+    run(*TRAIN, *args.split())
     net, expected = bp.load("net.safetensors", device="cpu"), train_as(**options)
     assert net.dtype == expected.dtype
     np.testing.assert_array_equal(net.parameters, expected.parameters)
+
+
+def test_precision(here, monkeypatch):
+    fails(2, "precision='tf32' is not to be had on cpu", *TRAIN, "--precision", "tf32")
+    fails(2, "'half'", *TRAIN, "--precision", "half")
+    seen = []
+
+    def gpu(device, precision):
+        seen.append(precision)
+        backend = NumpyBackend()
+        backend.precision = precision
+        return backend, "stands for a GPU"
+
+    monkeypatch.setattr("backprop_gpu.cli.commands.choose_backend", gpu)
+    run(*TRAIN, "--precision", "bf16")
+    assert seen == ["bf16"]
+    fails(2, "precision='bf16' is for float32", *TRAIN, "--precision", "bf16", "--dtype", "float64")
 
 
 @pytest.mark.parametrize(
@@ -233,10 +253,9 @@ def test_quiet(here):
 
 
 def test_benchmark(here, monkeypatch):
+    fails(2, "unknown network 'smal'; did you mean 'small'", "benchmark", "--network", "smal")
     calls = []
-    fake = types.SimpleNamespace(
-        NETWORKS={"small": 0}, run_benchmark=lambda *args: calls.append(args) or "a table"
-    )
+    fake = types.SimpleNamespace(run_benchmark=lambda *args: calls.append(args) or "a table")
     monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark", fake)
     assert run("benchmark").stdout == "a table\n"
     run(
@@ -247,7 +266,6 @@ def test_benchmark(here, monkeypatch):
         (None, None, ("cpu", "cuda"), 1.0, None),
         (("small",), (1, 64), ("cpu",), 0.2, Path("times.json")),
     ]
-    fails(2, "unknown network 'smal'; did you mean 'small'", "benchmark", "--network", "smal")
     fails(2, "'gpu'; choose auto, cpu", "benchmark", "--device", "gpu")
     fails(1, "can't be written", "benchmark", "-o", "none/times.json")
     fails(2, "--batch", "benchmark", "--batch", 0)

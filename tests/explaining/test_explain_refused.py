@@ -5,17 +5,12 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from explained import data, network, some_of_every_layer
-from host import launcher
 from host.backend import emulated_backend
+from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.explaining.explain import explain, explain_activation, explain_bias
 from backprop_gpu.mlp import MLP
-
-needs_gpp = pytest.mark.skipif(
-    launcher.unavailable_reason() is not None, reason=str(launcher.unavailable_reason())
-)
-
 
 # ---- the comparison with backward ----------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from backprop_gpu.backends.cuda_backend import CudaBackend
+from backprop_gpu.optimizers import numbers_of
 
 from .launcher import HostLauncher
 
@@ -23,5 +25,5 @@ def emulated_backend(
 
 def update_numbers(optimizer, learning_rate, step, dtype):
     """What an optimizer has to know in a step, counted from 1; see `Backend.update`."""
-    values = (learning_rate, optimizer.weight_decay, *optimizer.corrections(step))
-    return np.array(values, dtype)
+    optimizer = replace(optimizer, learning_rate=learning_rate)
+    return numbers_of(optimizer, range(step - 1, step), np.zeros(1))[0].astype(dtype)

@@ -29,11 +29,19 @@ float rounded(float x, int bits) {
     return x;
 }
 
+float of_bfloat16(std::uint16_t bits) {
+    const std::uint32_t u = std::uint32_t(bits) << 16;
+    float x;
+    std::memcpy(&x, &u, 4);
+    return x;
+}
+
 // C = alpha A B + beta C, by a handle that was told where the two numbers are: those of the host
-// have to be 1 and 0.
-template <class T, class Round>
+// have to be 1 and 0. `round` makes a T of a factor's entry.
+template <class Factor, class T, class Round>
 int multiply(const void* alpha_at, const void* beta_at, bool transpose_a, bool transpose_b, int m,
-             int n, int k, const T* A, int lda, const T* B, int ldb, T* C, int ldc, Round round) {
+             int n, int k, const Factor* A, int lda, const Factor* B, int ldb, T* C, int ldc,
+             Round round) {
     const T alpha = *static_cast<const T*>(alpha_at), beta = *static_cast<const T*>(beta_at);
     if (!open_handle->pointers_to_device && (alpha != 1 || beta != 0)) return INVALID;
     for (long j = 0; j < n; ++j)
@@ -90,14 +98,19 @@ int cublasGemmEx(void* handle, int op_a, int op_b, int m, int n, int k, const vo
     if (!open_handle->workspace || open_handle->bytes < ENOUGH) return INVALID;
     if (op_a < 0 || op_a > 1 || op_b < 0 || op_b > 1 || m < 1 || n < 1 || k < 1) return INVALID;
     if (lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m || algorithm != -1) return INVALID;
-    if (type_a != type_c || type_b != type_c) return NOT_SUPPORTED;
+    const bool bfloat16 = type_a == 14 && type_c == 0;
+    if (type_a != type_b || (type_a != type_c && !bfloat16)) return NOT_SUPPORTED;
     ++open_handle->products;
     if (type_c == 1 && compute == 70)
         return multiply(alpha, beta, op_a, op_b, m, n, k, static_cast<const double*>(A), lda,
                         static_cast<const double*>(B), ldb, static_cast<double*>(C), ldc,
                         [](double x) { return x; });
+    if (bfloat16 && compute == 68)
+        return multiply(alpha, beta, op_a, op_b, m, n, k, static_cast<const std::uint16_t*>(A), lda,
+                        static_cast<const std::uint16_t*>(B), ldb, static_cast<float*>(C), ldc,
+                        of_bfloat16);
     const int dropped = compute == 68 ? 0 : compute == 77 ? 13 : compute == 75 ? 16 : -1;
-    if (type_c != 0 || dropped < 0) return NOT_SUPPORTED;
+    if (type_c != 0 || bfloat16 || dropped < 0) return NOT_SUPPORTED;
     return multiply(alpha, beta, op_a, op_b, m, n, k, static_cast<const float*>(A), lda,
                     static_cast<const float*>(B), ldb, static_cast<float*>(C), ldc,
                     [=](float x) { return dropped ? rounded(x, dropped) : x; });

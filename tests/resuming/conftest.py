@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from small_runs import Killed, network, train
+from cases import Killed
+from small_runs import network, train
 
 from backprop_gpu.files import write_atomically
 

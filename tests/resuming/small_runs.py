@@ -3,7 +3,6 @@
 import numpy as np
 
 import backprop_gpu as bp
-from backprop_gpu.backends import NumpyBackend
 
 SIZES = (3, 5, 2)
 EPOCHS = 7
@@ -23,16 +22,6 @@ STOPPING = {
         "early_stopping": bp.EarlyStopping(3, restore_best=False),
     },
 }
-
-
-class ReadsLate(NumpyBackend):
-    """Losses are read when a chunk of steps is over, as on a GPU."""
-
-    device = "late"
-
-
-class Killed(BaseException):
-    """As KeyboardInterrupt: nothing that catches errors catches it."""
 
 
 def network(device="cpu", dtype="float32", **options):

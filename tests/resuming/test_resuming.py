@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from cases import Killed, ReadsLate
+from host.backend import emulated_backend
+from host.needs import needs_gpp
 from small_runs import (
     EPOCHS,
     HELD_OUT,
     SIZES,
     STOPPING,
-    Killed,
-    ReadsLate,
     X,
     Y,
     network,
@@ -21,7 +22,7 @@ from small_runs import (
 
 import backprop_gpu as bp
 from backprop_gpu.checkpoint import read
-from backprop_gpu.compiled import why_not
+from backprop_gpu.compiled import compiler, why_not
 
 OPTIMIZERS = {
     "SGD": lambda rate: bp.SGD(rate),
@@ -114,7 +115,7 @@ def test_by_the_compiled_loop(interrupt, tmp_path, tmp_path_factory, monkeypatch
     monkeypatch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     adam, loss = bp.Adam(0.05), network().check_loss("mse")
-    if obstacle := why_not(SIZES, network().activations, loss, adam, network().dtype, 6):
+    if obstacle := why_not(SIZES, network().activations, loss, adam, network().dtype):
         pytest.skip(f"no compiled loop: {obstacle}")
     for stopping in STOPPING:
         options = STOPPING[stopping] | {"path": "compiled", "checkpoint_every": 0.3}
@@ -245,6 +246,67 @@ def test_on_another_device(backend, there, interrupt, tmp_path):
         after_parameters := net.backend.to_numpy(net.parameters), expected.parameters, atol=1e-5
     )
     assert after_parameters.dtype == np.float32
+
+
+A_GPU = pytest.mark.parametrize(
+    "backend", ["emulated", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+
+
+@A_GPU
+@pytest.mark.parametrize("path", ["auto", "steps"])
+@pytest.mark.parametrize("there", ["from NumPy", "to NumPy"])
+def test_a_path_that_another_device_does_not_have(
+    backend, there, path, interrupt, compiled_cache, tmp_path
+):
+    """A run goes on by another, and from then on it insists on that."""
+    begun, before, after = (
+        ("compiled", "cpu", backend) if there == "from NumPy" else ("one launch", backend, "cpu")
+    )
+    if begun == "compiled" and compiler.compiler() is None:
+        pytest.skip("no C++ compiler for the compiled training loop")
+    assert interrupt(4, before, path=begun)
+    net, expected = network(after), network()
+    history = train(net, tmp_path, resume=True, path=path)
+    expected_history = train(expected)
+    assert history.path == "steps"
+    np.testing.assert_allclose(history.loss, expected_history.loss, rtol=1e-5)
+    np.testing.assert_allclose(net.backend.to_numpy(net.parameters), expected.parameters, atol=1e-5)
+    other = {"from NumPy": "one launch", "to NumPy": "compiled"}[there]
+    with pytest.raises(bp.DomainError, match=f"path = steps, and this one has {other}"):
+        train(network(after), tmp_path, resume=True, path=other)
+
+
+@A_GPU
+def test_the_path_of_the_checkpoint_where_the_plan_would_be_another(backend, interrupt, tmp_path):
+    assert interrupt(4, backend, path="one launch")
+    net, whole = network(backend), network(backend)
+    history = train(net, tmp_path, resume=True)
+    train(whole, path="one launch")
+    assert bp.plan(net, samples=len(X), epochs=EPOCHS, batch_size=6).path == "steps"
+    assert history.path == "one launch"
+    np.testing.assert_array_equal(*(n.backend.to_numpy(n.parameters) for n in (net, whole)))
+
+
+@needs_gpp
+def test_a_precision_that_another_device_does_not_have(interrupt, tmp_path):
+    assert interrupt(4, emulated_backend(precision="tf32"))
+    with pytest.raises(bp.DomainError, match="precision = tf32, and this one has float32"):
+        train(network(emulated_backend()), tmp_path, resume=True)
+    assert train(network(), tmp_path, resume=True).precision == "float32"
+
+
+def test_a_checkpoint_is_read_once(interrupt, tmp_path, monkeypatch):
+    assert interrupt(4)
+    files = []
+
+    def counted(path, **options):
+        files.append(path)
+        return read(path, **options)
+
+    monkeypatch.setattr("backprop_gpu.resuming.read", counted)
+    assert resumed(tmp_path) == uninterrupted()
+    assert len(files) == 1
 
 
 # ---- runs that are over --------------------------------------------------------------------------

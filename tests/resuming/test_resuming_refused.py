@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import small_runs
+from host.needs import needs_compiler
 from small_runs import (
     EPOCHS,
     HELD_OUT,
@@ -23,7 +24,6 @@ from small_runs import (
 
 import backprop_gpu as bp
 from backprop_gpu.checkpoint import checksum, read
-from backprop_gpu.compiled import compiler
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -240,11 +240,9 @@ def test_data_that_are_streamed_now(interrupt, tmp_path):
     assert "streamed = False" in refused(tmp_path, x)
 
 
+@needs_compiler
 def test_another_path(tmp_path):
     """The ways to run training differ in the last bits."""
-
-    if compiler.compiler() is None:
-        pytest.skip("no C++ compiler for the compiled training loop")
     train(network(), tmp_path, epochs=2, path="steps")
     assert "path = steps" in refused(tmp_path, path="compiled")
 

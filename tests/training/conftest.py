@@ -1,7 +1,7 @@
 """Networks to train, on every backend."""
 
 import pytest
-from small_run import ReadsLate
+from cases import ReadsLate
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend, choose_backend

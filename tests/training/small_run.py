@@ -2,14 +2,6 @@
 
 import numpy as np
 
-from backprop_gpu.backends import NumpyBackend
-
-
-class ReadsLate(NumpyBackend):
-    """Losses are read when a chunk of epochs is over, as on a GPU."""
-
-    device = "late"
-
 
 def data(n=7, seed=0, inputs=3, outputs=2):
     rng = np.random.default_rng(seed)

@@ -4,37 +4,26 @@ import re
 import shlex
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import backprop_gpu as bp
 from backprop_gpu.cli import tables
-from backprop_gpu.cli.explain import explain_command
-from backprop_gpu.cli.parts import Commands
 from backprop_gpu.cli.workflow import Plan, prepare
 from backprop_gpu.explaining.explain import explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
 from backprop_gpu.losses import find_loss
 
-COMMANDS = Commands("backprop-gpu", commands=[explain_command])
 WEIGHT = ["--layer", "3", "-j", "1", "-k", "2"]
 
 
-def run(*args, code=0):
-    arguments = ["explain", *map(str, args)]
-    result = CliRunner().invoke(COMMANDS, arguments, prog_name="backprop-gpu")
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+def run(*args):
+    return command_line.run("explain", *args)
 
 
 def fails(code, message, *args):
-    result = run(*args, code=code)
-    assert result.stderr.startswith("Error: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert re.search(message, result.stderr), result.stderr
+    command_line.fails(code, message, "explain", *args)
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +145,8 @@ def test_a_network_that_train_wrote(suffix):
         (r"--html .* leave out --layer", [*WEIGHT, "--html", "out.html"]),
         (r"--step and --html", ["--step", "--html", "out.html"]),
         (r"--step .* leave out --bias", ["--step", "--bias"]),
+        (r"--step .* leave out --depth", ["--step", "--depth", "full"]),
+        (r"--html .* leave out --largest", ["--html", "out.html", "--largest", 0]),
         (r"layer is 4; expected a whole number from 1 to 3", ["--layer", 4, "-j", 0, "-k", 0]),
         (r"layer is 0; .* is the input", ["--layer", 0, "-j", 0, "-k", 0]),
         (r"j is 4; layer 3 has 4", ["--layer", 3, "-j", 4, "-k", 0]),
