@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import backprop_gpu as bp
+from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled.compiler import compiler
 
 PATHS = ["steps"] if compiler() is None else ["steps", "compiled"]
@@ -101,6 +102,33 @@ def test_what_does_not_fit_is_an_error_before_anything_is_changed(options, messa
         bp.train_many(nets, *data(), **options)
     for net, parameters in zip(nets, before, strict=True):
         np.testing.assert_array_equal(net.parameters, parameters)
+
+
+def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch):
+    def refuse(*args, **options):
+        raise CompileError("c++ could not compile the network")
+
+    monkeypatch.setattr("backprop_gpu.training.CompiledSteps", refuse)
+    monkeypatch.setattr("backprop_gpu.planning.WORTH_COMPILING", 0)
+    monkeypatch.setattr("backprop_gpu.planning._obstacle", lambda *args: None)
+    nets, alone = networks(2), networks(2)
+    with pytest.warns(UserWarning, match="NumPy runs the steps instead"):
+        histories = bp.train_many(nets, *data(), epochs=3, batch_size=4)
+    assert [history.path for history in histories] == ["steps"] * 2
+    bp.train_many(alone, *data(), epochs=3, batch_size=4, path="steps")
+    for net, expected in zip(nets, alone, strict=True):
+        np.testing.assert_array_equal(net.parameters, expected.parameters)
+    with pytest.raises(CompileError, match="could not compile"):
+        bp.train_many(nets, *data(), path="compiled")
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", -1), ("epochs", 1.5), ("batch_size", 0)])
+def test_numbers_that_are_none_change_nothing(name, value):
+    nets, before = networks(2), networks(2)
+    with pytest.raises((bp.DomainError, bp.DtypeError), match=name):
+        bp.train_many(nets, *data(), **{name: value})
+    for net, same in zip(nets, before, strict=True):
+        np.testing.assert_array_equal(net.parameters, same.parameters)
 
 
 def test_the_same_network_twice_is_an_error():

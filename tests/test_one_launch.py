@@ -461,6 +461,7 @@ def test_train_many_is_train_each(shuffle):
         expected = bp.train(alone[i], x[rows[i]], y[rows[i]], **own, **options)
         assert histories[i].loss == expected.loss
         assert histories[i].path == "one launch"
+        assert histories[i].precision == "float64"
         np.testing.assert_array_equal(together[i].parameters, alone[i].parameters)
 
 

@@ -104,6 +104,14 @@ def test_on_a_gpu_a_reason_says_where_its_limit_comes_from(monkeypatch):
     assert "as large (measured: of-a-run.json)" in chosen.why
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("samples", 0), ("epochs", -1), ("epochs", 1.5), ("batch_size", -1)]
+)
+def test_numbers_that_are_none(name, value):
+    with pytest.raises((bp.DomainError, bp.DtypeError), match=name):
+        bp.plan(network(), **{"samples": 10, name: value})
+
+
 def test_every_limit_has_a_source_that_is_there():
     results = Path(__file__).parents[1] / "benchmarks" / "results"
     for crossover in CROSSOVERS.values():

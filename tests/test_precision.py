@@ -100,9 +100,19 @@ def test_a_network_keeps_its_precision_when_it_is_copied(gpu):
     for twin in (net.copy(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert twin.precision == "tf32"
     assert net.copy(device="cpu").precision == "float32"
+    assert net.copy(device="cuda").precision == "float32"
+    assert net.copy(device="cuda", precision="tf32").precision == "tf32"
     double = net.copy(dtype="float64")
     assert double.precision == "float64"
     assert pickle.loads(pickle.dumps(double)).precision == "float64"
+
+
+@needs_gpp
+def test_an_estimator_keeps_its_precision_when_it_is_pickled(gpu):
+    estimator = bp.MLPRegressor(hidden_layer_sizes=(4,), device="cuda", precision="tf32")
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    estimator.set_params(max_iter=300, tol=1.0).fit(x, x[:, 0])
+    assert pickle.loads(pickle.dumps(estimator)).network_.precision == "tf32"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

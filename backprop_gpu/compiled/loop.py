@@ -64,19 +64,20 @@ def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bo
     it does not go through larger ones piece by piece, as BLAS does. Single samples it takes as
     they come.
     """
-    # NumPy's time over the loop's, with one thread and with two; MKL's with two. (Two cores of a
-    # Sapphire-Rapids-class Xeon, 22 November 2026.)
-    #     layers          batch             MB        NumPy      MKL
-    #     256-256-10          8   float32  0.3    3.5   3.0
-    #     128-256-256-1    1024   float32  0.4    1.3   1.9      1.1
-    #     128-256-256-1    1024   float64  0.8    1.5   2.0      1.3
-    #     784-256-10        128   float32  0.8    1.0   1.3      0.8
-    #     784-256-10        128   float64  1.6    0.9   1.3      0.6
-    #     784-512-10        128   float32  1.6    1.1   2.1      0.6
-    #     784-512-256-10     64   float32  2.1    1.0   1.4      0.5
-    #     512-512-512       256   float32  2.1    1.0   1.1      0.6
-    #     784-800-800-10    128   float32  5.1    1.0   0.9
-    #     784-1024-1024-10   64   float32  7.4          0.7
+    # The time of "fused" steps over the loop's, with plain gradient descent and with Adam, two
+    # threads. (Two cores of a Sapphire-Rapids-class Xeon, 22 November 2026; of the last two rows
+    # the steps were not fused, and slower.)
+    #     layers          batch             MB       NumPy          MKL
+    #     256-256-10          8   float32  0.3    2.1   1.6     1.7   1.3
+    #     128-256-256-1    1024   float32  0.4    1.5   1.6     1.3   1.5
+    #     128-256-256-1    1024   float64  0.8    1.4   1.5     1.2   1.1
+    #     784-256-10        128   float32  0.8    1.1   1.3     1.5   1.1
+    #     784-256-10        128   float64  1.6    1.2   1.0     1.1   0.9
+    #     784-512-10        128   float32  1.6    1.1   1.1     0.8   1.0
+    #     784-512-256-10     64   float32  2.1    1.1   1.0     0.7   0.8
+    #     512-512-512       256   float32  2.1    1.1   1.1     1.0   0.8
+    #     784-800-800-10    128   float32  5.1    0.9
+    #     784-1024-1024-10   64   float32  7.4    0.7
     weights = weight_count(layer_sizes)
     small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= 2.5e6
     return small or batch_size < BLOCK_BATCH

@@ -21,6 +21,7 @@ from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
+from backprop_gpu.network import Gradients
 
 DEFAULT_SLOPE = Activation.__dataclass_fields__["latex_derivative"].default
 ROWS, COLUMNS = 8, 5  # of an array that are printed
@@ -131,37 +132,21 @@ def jump_back(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> tuple[Jump,
     check_network(net)
     entry = net.check_loss(loss)
     x, y = net.check_data(x, y, entry)
-    return tuple(_jumps(net, x, y, entry))
+    return tuple(_jumps(net, net.backward(net.forward(x), y, entry), entry))
 
 
-def _jumps(net: MLP, x: Array, y: Array, loss: Loss) -> Iterator[Jump]:
-    backend, L = net.backend, len(net.layers)
-    trace = net.forward(x)
-    out = net.new_gradients(len(x), input_gradient=True)
-    canonical = loss.is_canonical_for(net.activations[-1])
-
+def _jumps(net: MLP, out: Gradients, loss: Loss) -> Iterator[Jump]:
+    L = len(net.layers)
+    yield Jump("loss", L, _dC_da(L), _over_loss(loss, L), out.activations[L])
     for l in range(L, 0, -1):
-        W, _, g = net.layers[l - 1]
-        a_before, z, a = trace.a[l - 1], trace.z[l - 1], trace.a[l]
-        dC_da, delta = out.activations[l], out.deltas[l - 1]
-        dC_dW, dC_db = out.weights[l - 1], out.biases[l - 1]
-        with backend.computing():
-            if l == L:  # with the loss as well, because some pairs of the two cancel
-                backend.output_delta(loss, g, z, a, y, out.C, dC_da, delta)
-            else:
-                backend.delta(dC_da, g, z if g.derivative_from == "z" else a, delta)
-            backend.column_sum(delta, dC_db)
-            backend.gemm(delta.T, a_before, out=dC_dW)
-            backend.gemm(delta, W, out=out.activations[l - 1])
-
-        if l == L:
-            yield Jump("loss", L, _dC_da(L), _over_loss(loss, L), dC_da)
-        slope = _over_activation(g, l, cancels=canonical and l == L)
+        g, delta = net.activations[l - 1], out.deltas[l - 1]
+        slope = _over_activation(g, l, cancels=l == L and loss.is_canonical_for(g))
         yield Jump("activation", l, _delta(l), slope, delta)
         arrived = (
             rf"{_dC('W', l)} = ({_delta(l)})^{{\top}} \, a^{{[{l - 1}]}}",
             rf"{_dC('b', l)} = \sum_i \delta_i^{{[{l}]}}",
         )
+        dC_dW, dC_db = out.weights[l - 1], out.biases[l - 1]
         yield Jump("weights and biases", l, _delta(l), arrived, delta, dC_dW, dC_db)
         onward = rf"{_dC_da(l - 1)} = {_delta(l)} \, W^{{[{l}]}}"
         yield Jump("weights", l, _dC_da(l - 1), (onward,), out.activations[l - 1])
