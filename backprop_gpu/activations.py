@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from numbers import Real
@@ -81,7 +82,8 @@ class Activation:
         check_entry("activation", self.name, (self.function, self.derivative))
         if self.derivative_from not in ("a", "z"):
             raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
-        object.__setattr__(self, "kinks", tuple(self.kinks))
+        for name in ("kinks", "output_range"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def in_place(self) -> bool:
@@ -109,7 +111,7 @@ class Activation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Entries of the table are pickled by name: their functions can't be.
-        if self.name in ACTIVATIONS and find_activation(self.name, self.parameters) == self:
+        if is_registered(self):
             return find_activation, (self.name, dict(self.parameters))
         values = tuple(getattr(self, f.name) for f in fields(self))
         return Activation, values
@@ -371,6 +373,13 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
     if not isinstance(entry, str) or entry not in ACTIVATIONS:
         raise UnknownNameError("activation", entry, ACTIVATIONS)
     return ACTIVATIONS[entry](**parameters)
+
+
+def is_registered(g: Activation) -> bool:
+    """Return whether the table has this entry, by its name and parameters."""
+    with suppress(TypeError, DomainError):  # the table's takes no such parameters
+        return g.name in ACTIVATIONS and find_activation(g.name, g.parameters) == g
+    return False
 
 
 for _entry in (

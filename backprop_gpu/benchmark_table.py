@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backprop_gpu.cli.report import about_machine
+from backprop_gpu.compiled.threads import cores
 from backprop_gpu.text_table import aligned
 
 PARTS = ("forward", "backward", "step")
@@ -73,8 +74,7 @@ class Row:
 
 def machine() -> dict[str, str]:
     """Return what the figures depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    about = {"date": date.today().isoformat(), "CPU": f"{_cpu()}, {cores} core(s)"}
+    about = {"date": date.today().isoformat(), "CPU": f"{_cpu()}, {cores()} core(s)"}
     for name, text in about_machine():
         if not name.startswith("extra "):
             about[name] = f"{about[name]}; {text}" if name in about else text

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.activations import ACTIVATIONS, find_activation
+from backprop_gpu.activations import ACTIVATIONS, find_activation, is_registered
 from backprop_gpu.arrays import numeric
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.errors import (
@@ -48,8 +48,8 @@ class SavedNetwork:
     """
 
     net: MLP
-    notes: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    notes: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
 
 
 def save(
@@ -83,7 +83,7 @@ def save(
     path = checked_path(path)
     tensors = _safetensors()
     for g in net.activations:
-        if g.name in ACTIVATIONS and find_activation(g.name, g.parameters) != g:
+        if g.name in ACTIVATIONS and not is_registered(g):
             raise DomainError(
                 f"the activation {g.name!r} is not the registered one of this name, which load "
                 "would take for it; give it a name of its own"

@@ -19,6 +19,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Layer
 from backprop_gpu.optimizers import SGD, numbers_of
+from backprop_gpu.text_table import aligned
 
 Matrix = NDArray[np.float64]
 
@@ -62,12 +63,11 @@ class GradientReport:
         return max(term.largest_error for term in self.terms)
 
     def __str__(self) -> str:
-        rows = [f"{'layer':>5}  {'term':<6} {'checked':>8} {'skipped':>8}  largest error"]
-        for t in self.terms:
-            rows.append(
-                f"{t.layer:>5}  {t.term:<6} {t.checked:>8} {t.skipped:>8}  {t.largest_error:.1e}"
-            )
-        return "\n".join(rows)
+        rows = [
+            (str(t.layer), t.term, str(t.checked), str(t.skipped), f"{t.largest_error:.1e}")
+            for t in self.terms
+        ]
+        return aligned(rows, ["layer", "term", "checked", "skipped", "largest error"])
 
 
 def check_gradients(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from backprop_gpu.arrays import (
     on_gpu,
 )
 from backprop_gpu.backends import Backend, Precision, choose_backend
+from backprop_gpu.compiled.loop import weight_count
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, check_count
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
@@ -103,20 +105,18 @@ class MLP:
                 f"precision={precision!r} is for float32, and dtype is {self.dtype.name!r}"
             )
         rng = np.random.default_rng(check_count("seed", seed, least=0))
-        shapes = self._weight_shapes()
         weights = [
             initial_weights(g.initializer if initializer is None else initializer, *shape, rng)
-            for g, shape in zip(entries, shapes, strict=True)
+            for g, shape in zip(entries, self._weight_shapes(), strict=True)
         ]
         self.backend, self.device_reason = choose_backend(device, threads, precision)
 
-        size = sum(nodes * inputs + nodes for nodes, inputs in shapes)
+        size = self.weight_count + sum(self.layer_sizes[1:])
         self.parameters = self.backend.empty((size,), self.dtype)
         self.layers = tuple(
-            Layer(W, b, g)
-            for W, b, g in zip(*split_parameters(self.parameters, shapes), entries, strict=True)
+            Layer(W, b, g) for W, b, g in zip(*self.split(self.parameters), entries, strict=True)
         )
-        self.set_parameters(weights, [np.zeros(nodes) for nodes, _ in shapes])
+        self.set_parameters(weights, [np.zeros(nodes) for nodes in self.layer_sizes[1:]])
         self._recorded: dict[int, tuple[Trace, Callable[[], None]]] = {}
 
     @property
@@ -154,7 +154,7 @@ class MLP:
     @property
     def weight_count(self) -> int:
         """How many of the flat `parameters` are weights; the rest are biases."""
-        return sum(nodes * inputs for nodes, inputs in self._weight_shapes())
+        return weight_count(self.layer_sizes)
 
     def step_flops(self, n: int) -> float:
         """Return the FLOPs of a step on n samples: of 3 products, each 2 a weight and sample."""
@@ -408,9 +408,20 @@ class MLP:
         dC_da = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
         dC_dx = self.backend.empty((n, self.layer_sizes[0]), self.dtype) if input_gradient else None
         flat = self.backend.empty(self.parameters.shape, self.dtype)
-        weights, biases = split_parameters(flat, self._weight_shapes())
+        weights, biases = self.split(flat)
         C = self.backend.empty((1,), self.dtype)
         return Gradients(weights, biases, deltas, (dC_dx, *dC_da), flat, C)
+
+    def split(self, flat: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return views of a flat array: every layer's weights, then every layer's biases."""
+        shapes = self._weight_shapes()
+        views: list[Array] = []
+        start = 0
+        for shape in (*shapes, *((nodes,) for nodes, _ in shapes)):
+            stop = start + math.prod(shape)
+            views.append(flat[start:stop].reshape(shape))
+            start = stop
+        return tuple(views[: len(shapes)]), tuple(views[len(shapes) :])
 
     def _weight_shapes(self) -> list[tuple[int, int]]:
         return list(zip(self.layer_sizes[1:], self.layer_sizes[:-1], strict=True))
@@ -427,19 +438,6 @@ def check_network(net: object) -> None:
     if not isinstance(net, MLP):
         remedy = ": its network_" if hasattr(net, "network_") else ""
         raise DtypeError(f"net is {brief(net)}; expected an MLP{remedy}")
-
-
-def split_parameters(
-    flat: Array, shapes: Sequence[tuple[int, int]]
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Return views of a flat array: every layer's weights, then every layer's biases."""
-    views: list[Array] = []
-    start = 0
-    for shape in (*shapes, *((nodes,) for nodes, _ in shapes)):
-        stop = start + int(np.prod(shape))
-        views.append(flat[start:stop].reshape(shape))
-        start = stop
-    return tuple(views[: len(shapes)]), tuple(views[len(shapes) :])
 
 
 def _rebuilt(

@@ -36,9 +36,10 @@ class OneLaunchSteps(ChunkSteps):
     def _run(
         self, steps: range, numbers: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        most = most_steps(len(self.batches.x), self.batches.batch_size, 1)
         losses: NDArray[np.float64] = np.empty(0)
         while len(losses) < len(steps) and np.isfinite(losses[-1:]).all():
-            piece = slice(len(losses), len(losses) + self._most_steps())
+            piece = slice(len(losses), len(losses) + most)
             found, ran = self._launch.run(
                 *(self.net.parameters[None], [slot[None] for slot in self.state]),
                 *(self.batches.x, self.batches.y),
@@ -48,6 +49,3 @@ class OneLaunchSteps(ChunkSteps):
             )
             losses = np.append(losses, found[0, : ran[0]])
         return losses, self.batches.counts(steps[: len(losses)])
-
-    def _most_steps(self) -> int:
-        return most_steps(len(self.batches.x), self.batches.batch_size, 1)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.errors import DomainError, FileFormatError, MissingExtraError
-from backprop_gpu.files import write_atomically
+from backprop_gpu.files import checked_path, write_atomically
 from backprop_gpu.mlp import MLP, check_network
 
 # The oldest versions that have every operator here: runtimes read what is older than they are.
@@ -43,6 +42,7 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
     check_network(net)
+    path = checked_path(path)
     try:
         import onnx
     except ImportError as error:
@@ -54,7 +54,7 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
         )
     model = _model(onnx, net)
     onnx.checker.check_model(model, full_check=True)
-    write_atomically(Path(path), model.SerializeToString())
+    write_atomically(path, model.SerializeToString())
 
 
 def _model(onnx: Any, net: MLP) -> Any:

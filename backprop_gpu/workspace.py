@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP, split_parameters
+from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace
 
 
@@ -62,9 +62,8 @@ class Workspace:
         if self._keep_a:
             deltas = [f[: n * m].reshape(n, m) for f, m in zip(self._deltas, nodes, strict=True)]
         dC_da = [self._dC_da[: n * m].reshape(n, m) for m in nodes[:-1]]
-        shapes = [(layer.W.shape[0], layer.W.shape[1]) for layer in self.net.layers]
         gradients = Gradients(
-            *split_parameters(self.flat, shapes),
+            *self.net.split(self.flat),
             tuple(deltas),
             (None, *dC_da, deltas[-1]),
             self.flat,

@@ -13,19 +13,12 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-# A kernel's file needs these in front of it.
+# What a kernel's file needs in front of it, besides common.cuh.
 HEADERS = {
-    "bias_activation": ("common",),
-    "column_sum": ("common", "column_sum"),
-    "delta": ("common", "column_sum"),
-    "gather": ("common",),
-    "loss": ("common",),
-    "loss_finish": ("common",),
-    "penalty": ("common",),
-    "softmax": ("common",),
-    "train_block": ("common", "train", "patch", "mma"),
-    "train_warp": ("common", "train"),
-    "update": ("common",),
+    "column_sum": ("column_sum",),
+    "delta": ("column_sum",),
+    "train_block": ("train", "patch", "mma"),
+    "train_warp": ("train",),
 }
 
 # The device functions that whoever launches a kernel supplies, by their names.
@@ -76,13 +69,12 @@ def assemble(file: str, real: str, functions: Mapping[str, str], network: str = 
     network : str
         What a file that is compiled for one network needs to know of it, as CUDA C++.
     """
-    parts = [f"typedef {real} real;"]
-    parts += [read(f"{header}.cuh") for header in HEADERS[file][:1]]
+    parts = [f"typedef {real} real;", read("common.cuh")]
     parts += [
         f"static __device__ {SIGNATURES[name]} {{ {body} }}" for name, body in functions.items()
     ]
     parts.append(network)
-    parts += [read(f"{header}.cuh") for header in HEADERS[file][1:]]
+    parts += [read(f"{header}.cuh") for header in HEADERS.get(file, ())]
     parts.append(read(f"{file}.cu"))
     return "\n".join(parts)
 

@@ -1,11 +1,5 @@
-// Equation 2, delta = dC/da * g', alone or together with equation 3's dC/db, the column sums of
-// delta. Calls g_prime(t), where t is a or z. delta may be dC_da.
-
-extern "C" __global__ void delta(const real* dC_da, const real* t, real* delta_out, index_t size) {
-    const index_t stride = index_t(gridDim.x) * blockDim.x;
-    for (index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride)
-        delta_out[i] = dC_da[i] * g_prime(t[i]);
-}
+// Equations 2 and 3 in one: delta = dC/da * g', and dC/db, its column sums. Calls g_prime(t), where
+// t is a or z. delta may be dC_da.
 
 struct WriteDelta {
     const real *dC_da, *t;

@@ -27,7 +27,7 @@ def gpu():
 
     if reason := unusable():
         pytest.skip(reason)
-    return open_gpu(0)
+    return open_gpu(0, "float32")
 
 
 def emulated():

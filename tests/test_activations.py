@@ -1,6 +1,7 @@
 """Each activation against 50 digits, at its edges, and as part of a network."""
 
 import math
+import pickle
 
 import mpmath
 import numpy as np
@@ -48,7 +49,7 @@ def apply(backend, g, z):
     with backend.computing():
         backend.bias_activation(z, backend.xp.zeros(z.shape[1], z.dtype), g, a)
         reference = z if g.derivative_from == "z" else a
-        backend.delta(backend.xp.ones_like(z), g, reference, slope)
+        backend.delta(backend.xp.ones_like(z), g, reference, slope, backend.xp.empty_like(z[0]))
     return backend.to_numpy(a), backend.to_numpy(slope)
 
 
@@ -93,7 +94,8 @@ def test_softmax_applies_the_whole_jacobian(backend, dtype):
     dC_da = random.normal(size=(4, 5)).astype(dtype)
     delta = backend.asarray(dC_da, dtype).copy()
     with backend.computing():
-        backend.delta(delta, find_activation("softmax"), backend.asarray(a, dtype), delta)
+        dC_db = backend.empty((5,), dtype)
+        backend.delta(delta, find_activation("softmax"), backend.asarray(a, dtype), delta, dC_db)
     jacobian = [np.diag(row) - np.outer(row, row) for row in a.astype(float)]
     expected = [row @ J for row, J in zip(dC_da, jacobian, strict=True)]
     np.testing.assert_allclose(backend.to_numpy(delta), expected, atol=8 * np.finfo(dtype).eps)
@@ -309,6 +311,20 @@ def test_a_name_is_given_once(name):
     bp.register_activation(softsign())
     with pytest.raises(bp.DomainError, match=name):
         bp.register_activation(softsign(name=name))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"alpha": 0.1}], ids=str)
+def test_an_entry_that_only_has_the_name_of_a_built_in_one_is_pickled_as_it_is(parameters):
+    """Also with parameters that the built-in one does not have."""
+    own = bp.Activation("leaky_relu", np.multiply, np.divide, "a", parameters=parameters)
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert pickle.loads(pickle.dumps(LeakyReLU(0.1))) is LeakyReLU(0.1)
+
+
+def test_kinks_and_the_range_of_outputs_may_be_lists():
+    own = softsign(kinks=[0.0], output_range=[-1, 1])
+    assert (own.kinks, own.output_range) == ((0.0,), (-1, 1))
+    bp.MLP([3, 2], [own], device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["float64", "int64", "bool"])

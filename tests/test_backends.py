@@ -133,6 +133,9 @@ def test_gemm(m, k, n, transposed, backend, dtype, numbers):
     close(backend.to_numpy(out), A @ B, dtype, scale=(np.abs(A) @ np.abs(B)).max())
 
 
+@pytest.mark.parametrize(  # the emulated one does not descend
+    "backend", ["numpy", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
 @pytest.mark.parametrize(("nodes", "inputs"), SOME_MATRICES)
 def test_descend(nodes, inputs, backend, dtype, numbers):
     delta, a, W = numbers(33, nodes), numbers(33, inputs), numbers(nodes, inputs)
@@ -226,12 +229,10 @@ def check_layer(g, rows, columns, backend, dtype, numbers):
 
     # The same where results take the place of what they are made from, as in training.
     in_place, error = given(backend, Z, dC_dA)
-    without = backend.empty(Z.shape, dtype)
     with backend.computing():
         backend.bias_activation(in_place, bias, g, in_place)
         backend.delta(error, g, known, error, backend.empty((columns,), dtype))
-        backend.delta(dC_da, g, known, without)
-    for one, other in ((in_place, a), (error, delta), (without, delta)):
+    for one, other in ((in_place, a), (error, delta)):
         np.testing.assert_array_equal(*map(backend.to_numpy, (one, other)))
 
 

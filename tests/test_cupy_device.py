@@ -71,7 +71,7 @@ def test_a_capture_ends_when_a_call_fails(asked, monkeypatch):
 @needs_gpp
 def test_a_gpu_is_opened_with_its_own_products(asked, monkeypatch):
     monkeypatch.setattr(cupy_device, "_libcublas", cublas_library)
-    backend = cupy_device._open_gpu.__wrapped__(1, "tf32")
+    backend = cupy_device.open_gpu.__wrapped__(1, "tf32")
     assert (backend.device, backend.precision) == ("cuda:1", "tf32")
     A, out = np.full((1, 1), 1 + 2.0**-12, np.float32), np.empty((1, 1), np.float32)
     backend.gemm(A, A, out)

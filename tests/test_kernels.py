@@ -79,16 +79,12 @@ def test_typical_programs_are_every_kernel():
 
     everything = {
         name
-        for source in programs("float32")
-        for name in re.findall(r"__global__ void (\w+)", source)
+        for path in kernels.files("backprop_gpu.kernels").iterdir()
+        if path.name.endswith(".cu") and not path.name.startswith("train_")
+        for name in re.findall(r"__global__ void (\w+)", path.read_text())
     }
-    assert names(programs("float32", typical=True)) == names(programs("float32")) | set()
+    assert names(programs("float32", typical=True)) == names(programs("float32"))
     assert everything == names(programs("float32"))
-
-
-def test_every_source_file_is_in_the_table_of_headers():
-    on_disk = {path.name for path in kernels.files("backprop_gpu.kernels").iterdir()}
-    assert {f"{name}.cu" for name in kernels.HEADERS} == {n for n in on_disk if n.endswith(".cu")}
 
 
 @needs_gpp
@@ -118,11 +114,10 @@ def test_delta_and_bias_gradient(g, dtype, backend):
         expected = np.empty(shape)
         g.delta(np, dC_da.astype(np.float64), reference.astype(np.float64), expected)
         delta, dC_db = np.full(shape, np.nan, dtype), np.full(shape[1], np.nan, dtype)
-        backend.delta(dC_da, g, reference, delta)
+        backend.delta(dC_da, g, reference, delta, dC_db)
         assert_close(delta, expected, dtype, scale=4)
-        alone = delta.copy()
-        backend.delta(dC_da, g, reference, dC_da, dC_db)  # in place, with the column sums
-        np.testing.assert_array_equal(dC_da, alone)
+        backend.delta(dC_da, g, reference, dC_da, np.empty_like(dC_db))  # in place
+        np.testing.assert_array_equal(dC_da, delta)
         assert_close(dC_db, expected.sum(axis=0), dtype, scale=4 * np.sqrt(shape[0]))
 
 
@@ -232,7 +227,7 @@ def test_saturated_and_non_finite_values_are_numpys(dtype, backend):
         np.testing.assert_allclose(a, expected, rtol=1e-6, atol=1e-44, err_msg=str(g))
         reference = z if g.derivative_from == "z" else a
         delta = np.empty_like(z)
-        backend.delta(np.ones_like(z), g, reference, delta)
+        backend.delta(np.ones_like(z), g, reference, delta, np.empty_like(z[0]))
         with np.errstate(all="ignore"):
             expected = g.derivative(np, reference)
         np.testing.assert_allclose(delta, expected, rtol=1e-6, atol=1e-7, err_msg=str(g))
@@ -373,7 +368,7 @@ def softmaxes(backend):
     z, y = matrix((3, 70), "float64"), matrix((3, 70), "float64", seed=1) ** 2
     a, delta, C = np.empty_like(z), np.empty_like(z), np.empty(1)
     backend.bias_activation(z, np.zeros(70), softmax, a)
-    backend.delta(y, softmax, a, delta)
+    backend.delta(y, softmax, a, delta, np.empty(70))
     backend.output_delta(loss, softmax, z, a, y, C)
     return np.array([*a.flat, *delta.flat, *C])
 

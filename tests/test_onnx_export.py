@@ -130,6 +130,8 @@ def test_a_network_larger_than_a_file_can_be_is_refused(tmp_path, monkeypatch):
 def test_what_is_no_network_and_what_is_no_path(tmp_path):
     with pytest.raises(bp.DtypeError, match="net is 'net'; expected an MLP"):
         export_onnx("net", tmp_path / "net.onnx")
+    with pytest.raises(bp.DtypeError, match="path is 5; expected a str or a Path"):
+        export_onnx(network("tanh", "float32"), 5)
     with pytest.raises(bp.FileFormatError, match="not a regular file"):
         export_onnx(network("tanh", "float32"), tmp_path)
 

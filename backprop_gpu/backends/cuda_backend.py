@@ -133,24 +133,17 @@ class CudaBackend:
         return self._descend is not None
 
     def descend(self, A: Array, B: Array, W: Array, numbers: Array) -> None:
-        if self._descend is not None:
-            self._call(self._descend, A, B, W, numbers)
-            return
-        product, scale, keep = self.empty(W.shape, W.dtype), numbers[2], numbers[3]
-        self.gemm(A, B, product)
-        xp, out_of_place = self.xp, "there is no product that takes the update with it"
-        self._call_uncaptured(out_of_place, lambda: xp.add(keep * W, scale * product, W))
+        assert self._descend is not None  # as `descends` says
+        self._call(self._descend, A, B, W, numbers)
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
-        rows, columns = z.shape
         arrays = (z, b, None if a is z else z, a)
         if activation.cuda_rows is not None:
             name = activation.cuda_rows
-            sizes = (np.int64(rows), np.int32(columns))
-            self._launch((name,), f"bias_{name}", kernels.warp_rows(rows), (*arrays, *sizes))
+            self._launch_by_rows((name,), f"bias_{name}", *arrays)
         elif activation.cuda is not None:
             program = ("bias_activation", ("g", f"return {activation.cuda};"))
-            sizes = (np.int64(z.size), np.int32(columns))
+            sizes = (np.int64(z.size), np.int32(z.shape[1]))
             launch = kernels.elementwise(z.size)
             self._launch(program, "bias_activation", launch, (*arrays, *sizes))
         else:
@@ -163,28 +156,20 @@ class CudaBackend:
         activation: Activation,
         reference: Array,
         delta: Array,
-        dC_db: Array | None = None,
+        dC_db: Array,
     ) -> None:
-        rows, columns = delta.shape
         arrays = (dC_da, reference, delta)
         if activation.cuda_rows is not None:
             name = activation.cuda_rows
-            sizes = (np.int64(rows), np.int32(columns))
-            self._launch((name,), f"{name}_delta", kernels.warp_rows(rows), (*arrays, *sizes))
+            self._launch_by_rows((name,), f"{name}_delta", *arrays)
         elif activation.cuda_derivative is not None and activation.jacobian_product is None:
             g_prime = f"g_prime_of_{activation.derivative_from}"
             program = ("delta", (g_prime, f"return {activation.cuda_derivative};"))
-            if dC_db is not None:
-                self._two_stages(program, "delta_bias", arrays, delta, dC_db)
-                return
-            launch = kernels.elementwise(delta.size)
-            self._launch(program, "delta", launch, (*arrays, np.int64(delta.size)))
+            self._two_stages(program, "delta_bias", arrays, delta, dC_db)
+            return
         else:
-            self._call_uncaptured(
-                _lacks_cuda(activation), activation.delta, self.xp, dC_da, reference, delta
-            )
-        if dC_db is not None:
-            self.column_sum(delta, dC_db)
+            self._call_uncaptured(_lacks_cuda(activation), activation.delta, self.xp, *arrays)
+        self.column_sum(delta, dC_db)
 
     def output_delta(
         self,
@@ -233,7 +218,8 @@ class CudaBackend:
             (sums, C, np.int32(partial_sums), one_over_n),
         )
         if by_rows:  # dC/dz of one output depends on dC/da of all
-            self.delta(slope, activation, a, delta)
+            name = f"{activation.cuda_rows}_delta"
+            self._launch_by_rows((activation.cuda_rows,), name, slope, a, delta)
 
     def penalize(self, C: Array, weights: Array, numbers: Array) -> None:
         launch = kernels.elementwise(weights.size)
@@ -247,13 +233,7 @@ class CudaBackend:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
-        count, columns = out.shape
-        self._launch(
-            ("gather",),
-            "gather",
-            kernels.warp_rows(count),
-            (rows, index, out, np.int64(count), np.int32(columns)),
-        )
+        self._launch_by_rows(("gather",), "gather", rows, index, out)
 
     def update(
         self,
@@ -323,6 +303,12 @@ class CudaBackend:
             *(self._launcher.launch, _source(program, REAL[dtype.name])),
             *(name, launch.grid, launch.block, args),
         )
+
+    def _launch_by_rows(self, program: Program, name: str, *arrays: Array) -> None:
+        """Launch a kernel that gives a warp every row of its last array."""
+        rows, columns = arrays[-1].shape
+        sizes = (np.int64(rows), np.int32(columns))
+        self._launch(program, name, kernels.warp_rows(rows), (*arrays, *sizes))
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
         if self._recording is None:

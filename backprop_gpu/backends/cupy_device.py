@@ -66,13 +66,9 @@ def unusable(index: int = 0) -> str | None:
     return None
 
 
-def open_gpu(index: int, precision: Precision = "float32") -> CudaBackend:
-    """Return the backend of a usable CUDA device: the same one every time."""
-    return _open_gpu(index, precision)
-
-
 @cache
-def _open_gpu(index: int, precision: Precision) -> CudaBackend:
+def open_gpu(index: int, precision: Precision) -> CudaBackend:
+    """Return the backend of a usable CUDA device: the same one every time."""
     import cupy
 
     device = partial(cupy.cuda.Device, index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CDLL, c_double, c_float, c_int, c_void_p
 from functools import cache, partial
@@ -16,12 +16,11 @@ from importlib import metadata
 from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.backends.recording import Call
 
 # Of mkl_cblas.h and mkl_service.h.
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112
 THREADS_OF_INTEL = 0
-
-Call = Callable[[], None]
 
 
 class Mkl:

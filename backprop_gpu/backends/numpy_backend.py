@@ -180,17 +180,16 @@ class NumpyBackend:
         activation: Activation,
         reference: Array,
         delta: Array,
-        dC_db: Array | None = None,
+        dC_db: Array,
     ) -> None:
         parts = tiles(delta)
-        sums = None if dC_db is None else _partial_sums(parts, delta, dC_db)
+        sums = _partial_sums(parts, delta, dC_db)
         for i, rows in enumerate(parts):
             delta_rows = delta[rows]
             self._begin()
             self._delta(activation, dC_da[rows], reference[rows], delta_rows)
-            if sums is not None:  # while delta is in the cache
-                self._sum_rows(delta_rows, sums[i])
-        if sums is not None and len(parts) > 1:
+            self._sum_rows(delta_rows, sums[i])  # while delta is in the cache
+        if len(parts) > 1:
             self._call(np.add.reduce, sums, 0, None, dC_db)
 
     def output_delta(

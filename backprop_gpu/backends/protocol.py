@@ -72,7 +72,7 @@ class Backend(Protocol):
         activation: Activation,
         reference: Array,
         delta: Array,
-        dC_db: Array | None = None,
+        dC_db: Array,
     ) -> None:
         """delta = dC/da * g' (equation 2); dC/db = sum of delta over the samples (equation 3).
 

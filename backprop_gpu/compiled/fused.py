@@ -81,10 +81,10 @@ class _FusedRecording(NumpyRecording):
         activation: Activation,
         reference: Array,
         delta: Array,
-        dC_db: Array | None = None,
+        dC_db: Array,
     ) -> None:
         library = self._fused.layers[activation]
-        if library is None or dC_db is None:
+        if library is None:
             super().delta(dC_da, activation, reference, delta, dC_db)
             return
         arrays = dC_da, reference, delta, dC_db, np.empty_like(dC_db)

@@ -24,7 +24,7 @@ from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend, Precision
 from backprop_gpu.estimators.learner import Progress
-from backprop_gpu.mlp import MLP, split_parameters
+from backprop_gpu.mlp import MLP
 
 LISTS = ("coefs_", "intercepts_")
 
@@ -81,8 +81,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         if self._net is None and self._unpickled is None:
             raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit first")
         net = self._net or self.network_
-        shapes = [layer.W.shape for layer in net.layers]
-        return split_parameters(net.backend.to_numpy(net.parameters), shapes)
+        return net.split(net.backend.to_numpy(net.parameters))
 
     def _shows_views_of(self, net: MLP) -> bool:
         own = [*(W.T for W in net.weights), *net.biases]

@@ -1,5 +1,7 @@
 """Saved networks: exact, there and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from saved_networks import NOTES, bits, network
@@ -139,10 +141,19 @@ def test_an_activation_that_is_not_registered_here(path):
     assert "register_activation" in str(error.value)  # what to do
 
 
-def test_an_activation_that_only_has_the_name_of_a_built_in_one(path):
-    impostor = bp.Activation("sigmoid", lambda xp, z: 2 * z, lambda xp, a: 0 * a + 2, "a")
-    with pytest.raises((ValueError, TypeError), match="sigmoid"):  # it would load as the other
-        bp.save(network(["tanh", impostor]), path)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("sigmoid", {}),
+        ("leaky_relu", {}),
+        ("leaky_relu", {"alpha": 0.1}),
+        ("leaky_relu", {"leak": np.inf}),
+    ],
+)
+def test_an_activation_that_only_has_the_name_of_a_built_in_one(name, parameters, path):
+    impostor = replace(own(parameters=parameters), name=name)
+    with pytest.raises(bp.DomainError, match=f"{name}' is not the registered one"):
+        bp.save(network(["tanh", impostor]), path)  # it would load as the other
     assert not path.exists()
 
 

@@ -57,7 +57,6 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
     matrix, row, one = np.zeros((2, 3), dtype), np.zeros(3, dtype), np.zeros(1, dtype)
     for g in activations:
         backend.bias_activation(matrix, row, g, matrix)
-        backend.delta(matrix, g, matrix, matrix)
         backend.delta(matrix, g, matrix, matrix, row)
     for loss, g in product(LOSSES.values(), activations):
         try:
