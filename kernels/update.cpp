@@ -13,8 +13,11 @@ INLINE void update_range(real* p, const real* g, real* s0, real* s1, const real*
 }
 
 // The first `decayed` parameters are weights.
-extern "C" void update(real* p, const real* g, real* s0, real* s1, const real* numbers,
-                       int64_t size, int64_t decayed) {
-    update_range(p, g, s0, s1, numbers, numbers[1], 0, decayed);
-    update_range(p, g, s0, s1, numbers, 0, decayed, size);
+extern "C" void update(const Team* team, real* p, const real* g, real* s0, real* s1,
+                       const real* numbers, int64_t size, int64_t decayed) {
+    in_parts(team, size, 64, size, [=](int64_t from, int64_t to) {
+        const int64_t middle = decayed < from ? from : decayed < to ? decayed : to;
+        update_range(p, g, s0, s1, numbers, numbers[1], from, middle);
+        update_range(p, g, s0, s1, numbers, 0, middle, to);
+    });
 }

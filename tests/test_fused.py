@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cases import HEADS, OPTIMIZERS, TOLERANCE
 from host.device import stand_in_library
-from host.needs import needs_compiler
+from host.needs import needs_compiler, needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.activations import ACTIVATIONS, find_activation
@@ -91,6 +91,58 @@ def test_loss_and_output_delta(g, loss, shape, dtype):
     z, y = normal(shape, dtype), abs(normal(shape, dtype, 1)) + dtype.type(0.1)
     arrays = z, entry.function(np, z), y / y.sum(axis=1, keepdims=True), np.zeros(1, dtype)
     check_close(*both(fused_for(g, loss, dtype=dtype), work, arrays), dtype, OF_SUMS)
+
+
+@pytest.fixture
+def team():
+    """MKL's library, and what its threads are from: three of them, if nothing else is said."""
+    library = stand_in_library("mkl")
+    yield library
+    library.stand_in_limit_threads(64)
+
+
+@needs_compiler
+@needs_gpp
+@pytest.mark.parametrize("most", [1, 2, 64])
+@pytest.mark.parametrize("shape", [(700, 150), (3, 40_000), (70_000, 2)])
+def test_mkls_threads_share_the_work_and_change_no_bit(shape, most, team, dtype):
+    tanh, made = find_activation("tanh"), fused_for(optimizer=bp.Adam(), dtype=dtype)
+    size = shape[0] * shape[1]
+    numbers = numbers_of(bp.Adam(), range(1), np.zeros(1))[0].astype(dtype)
+
+    def work(backend, z, b, delta, dC_db, p, g, m, v):
+        backend.bias_activation(z, b, tanh, z)
+        backend.delta(delta, tanh, z, delta, dC_db)
+        backend.update(bp.Adam(), p, g, [m, v], numbers, size // 3)
+
+    arrays = [normal(shape, dtype), normal(shape[1], dtype, 1), normal(shape, dtype, 2)]
+    arrays += [np.zeros(shape[1], dtype), *(abs(normal(size, dtype, i)) for i in range(3, 7))]
+    team.stand_in_limit_threads(most)  # fewer may come than are asked for
+    before, left = team.stand_in_parallel_calls(), []
+    for backend in (NumpyBackend(), NumpyBackend(mkl=Mkl(team, team))):
+        own = [array.copy() for array in arrays]
+        made.record(backend, lambda backend, own=own: work(backend, *own))()
+        left.append(own)
+    assert team.stand_in_parallel_calls() == before + (2 if shape[1] == 2 else 3)
+    for alone, shared in zip(*left, strict=True):
+        np.testing.assert_array_equal(alone, shared)
+
+
+@needs_compiler
+@needs_gpp
+def test_mkls_threads_are_as_many_as_the_network_may_have(team):
+    z, before = normal((1000, 100), "float32"), team.stand_in_parallel_calls()
+    backend = NumpyBackend(threads=1, mkl=Mkl(team, team))
+
+    def work(backend, z, b):
+        backend.bias_activation(z, b, find_activation("tanh"), z)
+
+    replay = fused_for(dtype=z.dtype).record(backend, lambda b: work(b, z, z[0].copy()))
+    with backend.computing():
+        replay()
+    assert team.stand_in_parallel_calls() == before
+    replay()
+    assert team.stand_in_parallel_calls() == before + 1
 
 
 @needs_compiler

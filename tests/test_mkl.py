@@ -195,6 +195,14 @@ def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path):
     assert reason == "device='cpu' was asked for; MKL multiplies"
 
 
+def test_mkls_threads_are_those_of_the_openmp_beside_it(installed, tmp_path):
+    library = tmp_path / "libmkl_rt.so.4"
+    library.write_bytes(Path(stand_in_library("mkl")._name).read_bytes())
+    assert installed(library).team is None
+    (tmp_path / "libiomp5.so").write_bytes(library.read_bytes())
+    assert installed(library).team is not None
+
+
 def test_an_mkl_that_cannot_be_loaded_is_told_of_once(installed, tmp_path):
     library = tmp_path / "libmkl_rt.so.3"
     library.write_bytes(b"not a library")

@@ -10,17 +10,26 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ctypes import CDLL, c_double, c_float, c_int, c_void_p
+from ctypes import CDLL, Structure, c_double, c_float, c_int, c_void_p, cast
 from functools import cache, partial
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends.recording import Call
 
+OPENMP = "libiomp5.so"  # whose threads are MKL's
+
 # Of mkl_cblas.h and mkl_service.h.
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112
 THREADS_OF_INTEL = 0
+
+
+class Team(Structure):
+    """MKL's threads, for other work; see kernels/team.hpp."""
+
+    _fields_: ClassVar = [(name, c_void_p) for name in ("parallel", "number", "count", "allowed")]
 
 
 class Mkl:
@@ -30,10 +39,24 @@ class Mkl:
     ----------
     library : ctypes.CDLL
         libmkl_rt.
+    openmp : ctypes.CDLL, optional
+        What MKL has its threads from.
+
+    Attributes
+    ----------
+    team : Team or None
+        These threads.
     """
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, openmp: Any = None) -> None:
         self._library = library
+        self.team: Team | None = None
+        if openmp is not None:
+            functions = (
+                *(openmp.GOMP_parallel, openmp.omp_get_thread_num, openmp.omp_get_num_threads),
+                library.MKL_Get_Max_Threads,
+            )
+            self.team = Team(*(cast(function, c_void_p) for function in functions))
         self._functions = {}
         for dtype, name, real in (("float32", "s", c_float), ("float64", "d", c_double)):
             function = getattr(library, f"cblas_{name}gemm")
@@ -90,9 +113,11 @@ def open_mkl() -> Mkl | None:
     for file in files:
         if re.fullmatch(r"libmkl_rt\.so\.\d+|mkl_rt\.\d+\.dll", file.name):
             try:
-                library = CDLL(str(file.locate()))
+                path = Path(str(file.locate()))
+                library = CDLL(str(path))
                 library.MKL_Set_Threading_Layer(THREADS_OF_INTEL)
-                return Mkl(library)
+                openmp = path.with_name(OPENMP)
+                return Mkl(library, CDLL(str(openmp)) if openmp.exists() else None)
             except (OSError, AttributeError) as error:
                 warnings.warn(
                     f"MKL is installed and can't be used ({error}); NumPy multiplies matrices "

@@ -7,7 +7,7 @@ BLAS, or MKL's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import CDLL, c_int64, c_void_p
+from ctypes import CDLL, byref, c_int64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,13 +67,14 @@ class _FusedRecording(NumpyRecording):
     def __init__(self, fused: Fused, mkl: Mkl | None) -> None:
         super().__init__(mkl)
         self._fused = fused
+        self._team = None if mkl is None or mkl.team is None else byref(mkl.team)
 
     def bias_activation(self, z: Array, b: Array, activation: Activation, a: Array) -> None:
         library = self._fused.layers[activation]
         if library is None:
             super().bias_activation(z, b, activation, a)
         else:
-            self._call(library.bias_activation, *_places(z, b, a), *_sizes(*z.shape))
+            self._call(library.bias_activation, self._team, *_places(z, b, a), *_sizes(*z.shape))
 
     def delta(
         self,
@@ -88,7 +89,7 @@ class _FusedRecording(NumpyRecording):
             super().delta(dC_da, activation, reference, delta, dC_db)
             return
         arrays = dC_da, reference, delta, dC_db, np.empty_like(dC_db)
-        self._call(library.delta, *_places(*arrays), *_sizes(*delta.shape))
+        self._call(library.delta, self._team, *_places(*arrays), *_sizes(*delta.shape))
 
     def output_delta(
         self,
@@ -126,7 +127,7 @@ class _FusedRecording(NumpyRecording):
             *[None] * (2 - len(state)),
             *_places(numbers),
         )
-        self._call(library.update, *arrays, *_sizes(parameters.size, decayed))
+        self._call(library.update, self._team, *arrays, *_sizes(parameters.size, decayed))
 
 
 def _library(source: str | None) -> CDLL | None:

@@ -87,7 +87,7 @@ def layer_source(g: Activation, dtype: str) -> str | None:
     """
     if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
         return None
-    return _entry_unit(dtype, _activations([g], [True]), "layer.cpp")
+    return _entry_unit(dtype, _activations([g], [True]), "team.hpp", "layer.cpp")
 
 
 def output_source(g: Activation, loss: Loss, dtype: str) -> str | None:
@@ -103,11 +103,11 @@ def update_source(optimizer: Optimizer, dtype: str) -> str | None:
     """Return one complete translation unit, of which `update` is called; None likewise."""
     if optimizer.cuda is None or optimizer.slots > SLOTS:
         return None
-    return _entry_unit(dtype, _update(optimizer), "update.cpp")
+    return _entry_unit(dtype, _update(optimizer), "team.hpp", "update.cpp")
 
 
-def _entry_unit(dtype: str, entries: str, file: str) -> str:
-    return "\n".join((_prelude(dtype), _in_namespace(entries), kernels.read(file)))
+def _entry_unit(dtype: str, entries: str, *files: str) -> str:
+    return "\n".join((_prelude(dtype), _in_namespace(entries), *map(kernels.read, files)))
 
 
 @lru_cache(32)  # the same string again is also the same hash, at once

@@ -115,8 +115,9 @@ def stand_in_library(name: str) -> ctypes.CDLL:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_suffix(".new")
-        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror"]
-        subprocess.run([*command, "-ffp-contract=off", str(source), "-o", str(made)], check=True)
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread"]
+        command += ["-Wall", "-Werror", "-ffp-contract=off"]
+        subprocess.run([*command, str(source), "-o", str(made)], check=True)
         made.replace(path)
     return ctypes.CDLL(str(path))
 

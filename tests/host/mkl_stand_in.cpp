@@ -1,11 +1,16 @@
-// The part of MKL that the library calls, with the signatures of mkl_cblas.h and mkl_service.h.
+// The part of MKL that the library calls, with the signatures of mkl_cblas.h and mkl_service.h, and
+// of the OpenMP that MKL runs on.
 
+#include <algorithm>
 #include <cstddef>
+#include <thread>
+#include <vector>
 
 namespace {
 constexpr int ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112;
 thread_local int threads = 0;
-int wrong = 0;
+thread_local int number = 0, count = 1;
+int wrong = 0, most_threads = 64, parallel_calls = 0;
 
 template <class T>
 void multiply(int layout, int A_is, int B_is, int m, int n, int k, T alpha, const T* A, int lda,
@@ -40,7 +45,7 @@ void cblas_dgemm(int layout, int A_is, int B_is, int m, int n, int k, double alp
 }
 
 int MKL_Set_Threading_Layer(int layer) { return layer; }
-int MKL_Get_Max_Threads() { return 3; }
+int MKL_Get_Max_Threads() { return threads ? threads : 3; }
 
 int MKL_Set_Num_Threads_Local(int count) {
     const int before = threads;
@@ -48,6 +53,20 @@ int MKL_Set_Num_Threads_Local(int count) {
     return before;
 }
 
+int omp_get_thread_num() { return number; }
+int omp_get_num_threads() { return count; }
+
+void GOMP_parallel(void (*work)(void*), void* data, unsigned wanted, unsigned) {
+    ++parallel_calls;
+    const int given = std::min(int(wanted), most_threads);
+    std::vector<std::thread> team;
+    for (int i = given - 1; i >= 0; --i)  // the last part first
+        team.emplace_back([=] { number = i, count = given, work(data); });
+    for (auto& thread : team) thread.join();
+}
+
+void stand_in_limit_threads(int most) { most_threads = most; }
+int stand_in_parallel_calls() { return parallel_calls; }
 int stand_in_threads() { return threads; }
 int stand_in_wrong_arguments() { return wrong; }
 }
