@@ -325,6 +325,16 @@ def test_it_is_chosen_where_it_saves_more_than_compiling_takes(
 
 
 @needs_compiler
+def test_a_training_that_goes_on_stays_fused_and_ends_with_the_same_bits(tmp_path):
+    pytest.importorskip("safetensors")
+    _, expected, _ = trained("fused", epochs=5)
+    trained("fused", epochs=2, checkpoint=tmp_path)
+    _, parameters, history = trained("auto", epochs=5, checkpoint=tmp_path, resume=True)
+    assert history.path == "fused"
+    np.testing.assert_array_equal(parameters, expected)
+
+
+@needs_compiler
 def test_estimators_take_it():
     X, _ = data(40)
     results = []
