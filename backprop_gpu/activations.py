@@ -41,8 +41,9 @@ class Activation:
     latex, latex_derivative : str
         g(z), and g' in terms of z or a.
     cuda, cuda_derivative : str, optional
-        The same two as CUDA C++ expressions of ``z``, and of ``z`` or ``a``; ``real`` is float or
-        double. Without them the GPU runs `function` and `derivative` on CuPy arrays.
+        The same two as CUDA C++ expressions of ``z``, and of ``z`` or ``a``, as `derivative_from`
+        says; ``real`` is float or double. Without them the GPU runs `function` and `derivative` on
+        CuPy arrays.
     kinks : tuple of float
         Every z at which g' jumps.
     output_range : (float, float)

@@ -151,6 +151,8 @@ def train(
     if resume and checkpoint is None:
         raise DomainError("resume=True needs checkpoint=, the folder to go on from")
     net.check_parameters()
+    if net.device == "cpu" and not net.parameters.flags.writeable:
+        raise DomainError("net.parameters is read-only, and training changes it in place")
     order_seed = seed if shuffle else None
     stream = feed(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
     batches: ArrayBatches | Feed

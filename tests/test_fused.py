@@ -284,6 +284,21 @@ def test_own_entries_with_expressions_are_compiled(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("path", ["fused", "compiled"])
+def test_a_derivative_names_what_it_is_computed_from(path):
+    swish = bp.activations.Activation(
+        "swish",
+        lambda xp, z: z / (1 + xp.exp(-z)),
+        lambda xp, z: (1 + z * (1 - 1 / (1 + xp.exp(-z)))) / (1 + xp.exp(-z)),
+        "z",
+        cuda="z / (real(1) + exp(-z))",
+        cuda_derivative="a + (real(1) - a) / (real(1) + exp(-z))",
+    )
+    with pytest.raises(CompileError, match=r"\ba\b"):
+        trained(path, small([swish, "sigmoid"]))
+
+
+@needs_compiler
 def test_large_products_stay_mkls():
     backend = NumpyBackend(mkl=Mkl(stand_in_library("mkl")))
     sizes, x = [200, 300, 5], normal((60, 200), "float32")
@@ -332,6 +347,16 @@ def test_a_training_that_goes_on_stays_fused_and_ends_with_the_same_bits(tmp_pat
     _, parameters, history = trained("auto", epochs=5, checkpoint=tmp_path, resume=True)
     assert history.path == "fused"
     np.testing.assert_array_equal(parameters, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("path", ["steps", "fused", "compiled"])
+def test_parameters_that_are_read_only_are_refused(path):
+    net = small()
+    net.parameters.setflags(write=False)
+    with pytest.raises(bp.DomainError, match="read-only"):
+        trained(path, net)
+    np.testing.assert_array_equal(net.parameters, small().parameters)
 
 
 @needs_compiler

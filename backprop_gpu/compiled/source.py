@@ -161,7 +161,8 @@ def _activation(l: int, g: Activation, keeps_z: bool) -> str:
     softmax = g.cuda_rows == "softmax"
     functions = "" if softmax else f" INLINE real g(real z) {{ return {g.cuda}; }}"
     if not softmax and g.cuda_derivative is not None:  # else for predictions only
-        functions += f" INLINE real g_prime(real z, real a) {{ return {g.cuda_derivative}; }}"
+        named = "real z, real" if g.derivative_from == "z" else "real, real a"
+        functions += f" INLINE real g_prime({named}) {{ return {g.cuda_derivative}; }}"
     return (
         f"template <> struct Activation<{l}> {{"
         f" static constexpr bool softmax = {_bool(softmax)}, keeps_z = {_bool(keeps_z)};"
