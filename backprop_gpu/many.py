@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled import or_numpy
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import (
     DomainError,
@@ -186,13 +185,9 @@ def _train_one(job: dict[str, Any], asked: PathName, stopped: Event | None = Non
             index = net.backend.asarray(index, index.dtype)
             x, y = x[index], y[index]
     try:
-        try:
+        with or_numpy(insists=asked == job["path"], stacklevel=3):
             return train(net, x, y, progress=look, **job)
-        except CompileError as error:
-            if asked == job["path"]:
-                raise
-            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=3)
-            return train(net, x, y, progress=look, **job | {"path": "steps"})
+        return train(net, x, y, progress=look, **job | {"path": "steps"})
     except TrainingDiverged as error:
         error.history.stopped_by = "divergence"
         return error.history

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches, shuffled_batches
-from backprop_gpu.compiled import CompileError, Fused
+from backprop_gpu.compiled import Fused, or_numpy
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.errors import (
     DomainError,
@@ -186,7 +185,7 @@ def train(
     ):
         steps: Path | None = None
         fused: Fused | None = None
-        try:
+        with or_numpy(insists=path == chosen.path, stacklevel=2):
             if chosen.path == "compiled":
                 threads, shuffles = chosen.threads or 1, None if stream else order_seed
                 steps = CompiledSteps(
@@ -196,16 +195,12 @@ def train(
                 )
             elif chosen.path == "fused":
                 fused = Fused(net.activations, entry, optimizer, net.dtype)
-        except CompileError as error:
-            if path == chosen.path:
-                raise
-            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=2)
-            history.path = "steps"
         if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
             steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed)
         if steps is None:
             keep_a = clip_sample_norm is not None
             steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a, fused=fused)
+            history.path = "fused" if fused else "steps"
         run = Run(steps, history)
         checkpoints.restore(
             run,

@@ -6,8 +6,8 @@ ones, whose products BLAS makes, all that is elementwise is one pass an operatio
 is in kernels/*.cpp; an entry's expressions, those of the CUDA kernels, become its functions.
 """
 
-from backprop_gpu.compiled.compiler import CompileError
+from backprop_gpu.compiled.compiler import CompileError, or_numpy
 from backprop_gpu.compiled.fused import Fused
 from backprop_gpu.compiled.loop import CompiledLoop, why_not, worth_it
 
-__all__ = ["CompileError", "CompiledLoop", "Fused", "why_not", "worth_it"]
+__all__ = ["CompileError", "CompiledLoop", "Fused", "or_numpy", "why_not", "worth_it"]

@@ -16,7 +16,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -28,6 +30,18 @@ NO_COMPILER = "no C++ compiler was found; install g++ or clang++, or set CXX"
 
 class CompileError(RuntimeError, ValueError):
     """The C++ compiler is missing, or refuses the source."""
+
+
+@contextmanager
+def or_numpy(*, insists: bool, stacklevel: int) -> Iterator[None]:
+    """Warn that NumPy runs what the compiler refuses here; raise if somebody insists on it."""
+    try:
+        yield
+    except CompileError as error:
+        if insists:
+            raise
+        message = f"{error}; NumPy runs the steps instead"
+        warnings.warn(message, stacklevel=stacklevel + 2)  # two more: this one, and contextlib's
 
 
 # Values that are not finite have to be seen, and rounding has to stay where it is written: no

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches, Batches
-from backprop_gpu.compiled import CompileError, Fused
+from backprop_gpu.compiled import Fused, or_numpy
 from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
 from backprop_gpu.estimators.losses import Weighted
@@ -128,7 +127,7 @@ class Learner:
             unusual=_unusual(net, given),
         )
         fused: Fused | None = None
-        try:
+        with or_numpy(insists=path == chosen.path, stacklevel=7):
             if chosen.path == "compiled" and isinstance(given, ArrayBatches | Feed):
                 compiled = CompiledSteps(
                     *(net, given, entry, optimizer, None, chosen.threads or 1),
@@ -138,10 +137,6 @@ class Learner:
                 return compiled, "compiled"
             if chosen.path == "fused":
                 fused = Fused(net.activations, loss, optimizer, net.dtype)
-        except CompileError as error:
-            if path == chosen.path:
-                raise
-            warnings.warn(f"{error}; NumPy runs the steps instead", stacklevel=7)
         steps = Steps(net, batches, loss, optimizer, penalizes=penalizes, fused=fused)
         return steps, "fused" if fused else "steps"
 
