@@ -18,6 +18,13 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+// Where a part of 0 to n begins, and the one before it ends: at a multiple of `unit`, or n.
+template <class Index>
+INLINE Index border(Index n, Index part, Index parts, Index unit) {
+    const Index at = (n + unit - 1) / unit * part / parts * unit;
+    return at < n ? at : n;
+}
+
 constexpr bool DOUBLE = sizeof(real) == 8;
 template <bool wide> struct Integers { typedef uint32_t bits; typedef int32_t whole; };
 template <> struct Integers<true> { typedef uint64_t bits; typedef int64_t whole; };

@@ -17,14 +17,10 @@ struct Parts {
     const Body& body;
     int64_t n, unit;
 
-    int64_t border(int64_t part, int64_t parts) const {
-        const int64_t units = (n + unit - 1) / unit, at = units * part / parts * unit;
-        return at < n ? at : n;
-    }
     static void work(void* data) {
         const Parts& all = *static_cast<const Parts*>(data);
         const int64_t part = all.team.number(), parts = all.team.count();
-        all.body(all.border(part, parts), all.border(part + 1, parts));
+        all.body(border(all.n, part, parts, all.unit), border(all.n, part + 1, parts, all.unit));
     }
 };
 

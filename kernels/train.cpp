@@ -94,12 +94,6 @@ static void begin(Run& run, int64_t epoch) {
 
 // ---- the update ---------------------------------------------------------------------------------
 
-// The t-th of `parts` borders in 0 to n, a multiple of V or n.
-INLINE int border(int n, int t, int parts) {
-    const int at = (n + V - 1) / V * t / parts * V;
-    return at < n ? at : n;
-}
-
 struct Rows {
     int from, to;
 };
@@ -107,7 +101,7 @@ struct Rows {
 template <int l>
 INLINE Rows rows_of(const Run& run, int t) {
     const int parts = threads_of(run);
-    return {border(SIZES[l], t, parts), border(SIZES[l], t + 1, parts)};
+    return {border(SIZES[l], t, parts, V), border(SIZES[l], t + 1, parts, V)};
 }
 
 // Row r of a matrix of the gradient, `ld` numbers from one row to the next, summed over the shards
