@@ -27,7 +27,8 @@ WORTH_COMPILING = 2.0
 SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
 
 # Compiling what is elementwise takes 0.2 s an entry, once on a machine. It saves a step so much for
-# every output of every layer, and for every parameter and slot of the optimizer's state.
+# every output of every layer, and for every parameter and slot of the optimizer's state. (Two cores
+# of a Sapphire-Rapids-class Xeon, 22 November 2026, 784-1024-1024-10; rounded down.)
 WORTH_FUSING = 1.0
 SAVED_PER_OUTPUT, SAVED_PER_SLOT = 1.5e-9, 1e-9
 

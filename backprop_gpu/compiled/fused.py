@@ -17,7 +17,7 @@ from backprop_gpu.backends import Backend
 from backprop_gpu.backends.mkl import Mkl
 from backprop_gpu.backends.numpy_backend import NumpyRecording
 from backprop_gpu.compiled.compiler import load
-from backprop_gpu.compiled.source import layer_source, output_source, update_source
+from backprop_gpu.compiled.source import SLOTS, layer_source, output_source, update_source
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -124,7 +124,7 @@ class _FusedRecording(NumpyRecording):
             return
         arrays = (
             *_places(parameters, gradient, *state),
-            *[None] * (2 - len(state)),
+            *[None] * (SLOTS - len(state)),
             *_places(numbers),
         )
         self._call(library.update, self._team, *arrays, *_sizes(parameters.size, decayed))

@@ -17,6 +17,7 @@ from backprop_gpu.compiled.compiler import NO_COMPILER, compiler, load, zeros
 from backprop_gpu.compiled.source import (
     BLOCK_BATCH,
     MOST_THREADS,
+    SLOTS,
     missing_expression,
     source,
 )
@@ -219,7 +220,7 @@ class CompiledLoop:
         arrays = [
             _checked("parameters", parameters, self.dtype, (self._size,)),
             *[_checked("state", slot, self.dtype, (self._size,)) for slot in state],
-            *[None] * (2 - len(state)),
+            *[None] * (SLOTS - len(state)),
             _checked("x", x, self.dtype, (n, self._inputs)),
             _checked("y", y, self.dtype, (n, self._targets)),
         ]

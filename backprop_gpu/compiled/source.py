@@ -34,7 +34,7 @@ def missing_expression(
             return f"the derivative of the activation {g.name!r} has no C++ expression"
     if _slope(loss, activations[-1]) is None or _term(loss, activations[-1]) is None:
         return f"the loss {loss.name!r} has no C++ expressions"
-    if optimizer.cuda is None or optimizer.slots > SLOTS:
+    if not _has_update(optimizer):
         return f"the optimizer {type(optimizer).__name__} has no C++ expression"
     return None
 
@@ -68,7 +68,7 @@ def source(
     )
     files = ("forward.hpp", "backward.hpp", "train.cpp")
     plain = batch_size < BLOCK_BATCH or max(layer_sizes) <= PLAIN_WIDTH
-    return _unit(tuple(layer_sizes), dtype, batch_size, plain, "\n".join(entries), files)
+    return _network_unit(layer_sizes, dtype, batch_size, plain, "\n".join(entries), *files)
 
 
 def prediction_source(
@@ -77,7 +77,7 @@ def prediction_source(
     """Return one complete translation unit, of which `freeze` and `predict` are called."""
     entries = _activations(activations, [False] * len(activations))
     files = ("forward.hpp", "predict.cpp")
-    return _unit(tuple(layer_sizes), dtype, PREDICTED, False, entries, files)
+    return _network_unit(layer_sizes, dtype, PREDICTED, False, entries, *files)
 
 
 def layer_source(g: Activation, dtype: str) -> str | None:
@@ -87,7 +87,7 @@ def layer_source(g: Activation, dtype: str) -> str | None:
     """
     if g.cuda is None or g.cuda_derivative is None or g.jacobian_product is not None:
         return None
-    return _entry_unit(dtype, _activations([g], [True]), "team.hpp", "layer.cpp")
+    return _unit(dtype, _activations([g], [True]), "team.hpp", "layer.cpp")
 
 
 def output_source(g: Activation, loss: Loss, dtype: str) -> str | None:
@@ -96,50 +96,44 @@ def output_source(g: Activation, loss: Loss, dtype: str) -> str | None:
         return None
     if not _term(loss, g) or _slope(loss, g) is None or g.cuda_derivative is None:
         return None
-    return _entry_unit(dtype, _loss(loss, g), "output.cpp")
+    return _unit(dtype, _loss(loss, g), "output.cpp")
 
 
 def update_source(optimizer: Optimizer, dtype: str) -> str | None:
     """Return one complete translation unit, of which `update` is called; None likewise."""
-    if optimizer.cuda is None or optimizer.slots > SLOTS:
+    if not _has_update(optimizer):
         return None
-    return _entry_unit(dtype, _update(optimizer), "team.hpp", "update.cpp")
+    return _unit(dtype, _update(optimizer), "team.hpp", "update.cpp")
 
 
-def _entry_unit(dtype: str, entries: str, *files: str) -> str:
-    return "\n".join((_prelude(dtype), _in_namespace(entries), *map(kernels.read, files)))
+def _network_unit(
+    layer_sizes: Sequence[int], dtype: str, batch_size: int, plain: bool, entries: str, *files: str
+) -> str:
+    L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
+    constants = (
+        f"constexpr int L = {L}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};\n"
+        f"constexpr int MOST_THREADS = {MOST_THREADS};\n"
+        f"constexpr bool PLAIN = {_bool(plain)};\n"
+    )
+    return _unit(dtype, entries, "product.hpp", *files, constants=constants)
 
 
 @lru_cache(32)  # the same string again is also the same hash, at once
-def _unit(
-    layer_sizes: tuple[int, ...],
-    dtype: str,
-    batch_size: int,
-    plain: bool,
-    entries: str,
-    files: tuple[str, ...],
-) -> str:
-    L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
+def _unit(dtype: str, entries: str, *files: str, constants: str = "") -> str:
     return "\n".join(
         (
-            _prelude(dtype),
-            f"constexpr int L = {L}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};",
-            f"constexpr int MOST_THREADS = {MOST_THREADS};",
-            f"constexpr bool PLAIN = {_bool(plain)};",
-            _in_namespace(entries),
-            *map(kernels.read, ("product.hpp", *files)),
+            f"typedef {REAL[dtype]} real;",
+            f"static constexpr real ERFC[] = {{{', '.join(map(repr, ERFC))}}};",
+            kernels.read("elementary.hpp"),
+            f"{constants}namespace entries {{\n{entries}\n}}",
+            "using namespace entries;",
+            *map(kernels.read, files),
         )
     )
 
 
-def _prelude(dtype: str) -> str:
-    coefficients = ", ".join(map(repr, ERFC))
-    constants = f"typedef {REAL[dtype]} real;\nstatic constexpr real ERFC[] = {{{coefficients}}};"
-    return f"{constants}\n{kernels.read('elementary.hpp')}"
-
-
-def _in_namespace(entries: str) -> str:
-    return f"namespace entries {{\n{entries}\n}}\nusing namespace entries;"
+def _has_update(optimizer: Optimizer) -> bool:
+    return optimizer.cuda is not None and optimizer.slots <= SLOTS
 
 
 def _update(optimizer: Optimizer) -> str:
