@@ -10,7 +10,7 @@ CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
 .NOTPARALLEL:
-.PHONY: help run test bench bench-gpu bench-peers lint format types docs browser wheel clean
+.PHONY: help run test test-gpu bench bench-gpu bench-peers lint format types docs browser wheel clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -20,6 +20,9 @@ run: .venv/.run  ## Train on the digits, on the GPU if there is one
 
 test: .venv/.dev  ## Run the tests; ARGS="-k name" chooses
 	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: .venv/.dev  ## Run the GPU's tests, on a simulated GPU where there is none
+	$(BIN)/python -m pytest -m gpu $(if $(CUDA),,--simulate-gpu) $(ARGS)
 
 bench: .venv/.dev  ## Time the library beside its matrix products
 	$(BIN)/python -m benchmarks $(ARGS)

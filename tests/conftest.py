@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from host import simulated_gpu
 from host.backend import emulated_backend
 from host.launcher import unavailable_reason
 
@@ -16,7 +17,21 @@ from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend
 
 
-def pytest_configure():
+def pytest_addoption(parser):
+    parser.addoption(
+        "--simulate-gpu",
+        nargs="?",
+        const="late",
+        choices=simulated_gpu.ORDERS,
+        help="run tests marked gpu on a simulated GPU, whose streams work early, late or at random",
+    )
+
+
+def pytest_configure(config):
+    if order := config.getoption("--simulate-gpu"):
+        if reason := simulated_gpu.unavailable_reason():
+            raise pytest.UsageError(f"--simulate-gpu: {reason}")
+        simulated_gpu.start(order)
     # A shell lets what it starts in the background ignore Ctrl-C, and so would what tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -57,6 +72,15 @@ def no_mkl():
 def backend(request):
     make, _ = BACKENDS[request.param]
     return make()
+
+
+@pytest.fixture
+def late_streams(request):
+    """What is forgotten to be waited for shows on a simulated GPU, and there every time."""
+    if not request.config.getoption("--simulate-gpu"):
+        pytest.skip("a GPU has to be simulated: make test-gpu")
+    with simulated_gpu.streams("late"):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,103 +1,144 @@
-"""What the library asks of CuPy for its graphs, with a stand-in that writes it down."""
+"""What the library asks of CuPy, on a GPU or a simulated one; see `make test-gpu`."""
 
 import ctypes
 import sys
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from host.device import cublas_library
-from host.needs import needs_gpp
 
+import backprop_gpu as bp
+from backprop_gpu import kernels
 from backprop_gpu.backends import cupy_device
 
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What was asked for, in order, of a CuPy that computes nothing."""
-    asked = []
-
-    class Stream:
-        def __init__(self, non_blocking=False):
-            asked.append(f"stream, non_blocking={non_blocking}")
-
-        def __enter__(self):
-            asked.append("enter")
-            return self
-
-        def __exit__(self, *_):
-            asked.append("leave")
-
-        def begin_capture(self):
-            asked.append("begin")
-
-        def end_capture(self):
-            asked.append("end")
-            return SimpleNamespace(launch=lambda: asked.append("launch"))
-
-    cuda = SimpleNamespace(
-        Stream=Stream,
-        Device=lambda index: nullcontext(),
-        get_current_stream=lambda: SimpleNamespace(ptr=7),
-        runtime=SimpleNamespace(runtimeGetVersion=lambda: 13020),
-    )
-    cupy = SimpleNamespace(cuda=cuda, empty=np.empty, uint8=np.uint8)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return asked
+on_gpu = pytest.mark.parametrize(
+    "backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+FLOAT32 = np.dtype("float32")
+SHARING = """
+extern "C" __global__ void reversed_row(const float* row, float* out, int n) {
+    extern __shared__ float shared[];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) shared[i] = row[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = shared[n - 1 - i];
+}
+"""
 
 
-def test_calls_are_captured_on_a_stream_of_their_own_and_launched_on_the_current_one(asked):
-    launch = cupy_device.capture([lambda: asked.append("first"), lambda: asked.append("second")])
-    captured = ["stream, non_blocking=True", "enter", "begin", "first", "second", "end", "leave"]
-    assert asked == captured
+def matrices(backend, seed=0):
+    random = np.random.default_rng(seed)
+    A, B = (random.normal(size=(33, 33)).astype(FLOAT32) for _ in range(2))
+    return backend.asarray(A, FLOAT32), backend.asarray(B, FLOAT32), A.astype(float) @ B
+
+
+@on_gpu
+def test_a_graph_is_launched_on_the_current_stream(backend):
+    A, B, expected = matrices(backend)
+    out, ones = backend.empty((33, 33), FLOAT32), backend.asarray(np.ones(33), FLOAT32)
+    relu, work = bp.activations.find_activation("relu"), []
+    work.append(lambda: backend.gemm(A, B, out))
+    work.append(lambda: backend.bias_activation(out, ones, relu, out))
+    for call in work:  # compiles
+        call()
+    launch = cupy_device.capture(work)
+    out.fill(7)
+    with backend.xp.cuda.Stream(non_blocking=True) as stream:
+        backend.xp.cuda.Device().synchronize()
+        launch()
+        found = out.get(stream)
+    np.testing.assert_allclose(found, np.maximum(expected + 1, 0), rtol=1e-5, atol=1e-5)
+
+
+@on_gpu
+def test_what_is_captured_is_not_done(backend):
+    A, B, expected = matrices(backend)
+    out = backend.asarray(np.full((33, 33), 7), FLOAT32)
+    launch = cupy_device.capture([lambda: backend.gemm(A, B, out)])
+    assert (out == 7).all()
     launch()
-    assert asked == [*captured, "launch"]
+    np.testing.assert_allclose(backend.to_numpy(out), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_capture_ends_when_a_call_fails(asked, monkeypatch):
+@on_gpu
+def test_a_capture_ends_when_a_call_fails(backend):
+    A, B, expected = matrices(backend)
+    out = backend.empty((33, 33), FLOAT32)
     with pytest.raises(ZeroDivisionError):
-        cupy_device.capture([lambda: 1 / 0])
-    assert asked[-2:] == ["end", "leave"]
-
-    def invalidated(stream):
-        raise RuntimeError("operation failed due to a previous error during capture")
-
-    monkeypatch.setattr(sys.modules["cupy"].cuda.Stream, "end_capture", invalidated)
-    with pytest.raises(ZeroDivisionError):
-        cupy_device.capture([lambda: 1 / 0])
+        cupy_device.capture([lambda: backend.gemm(A, B, out), lambda: 1 / 0])
+    with pytest.raises(Exception, match=r"(?i)captur|cudaError"):
+        cupy_device.capture([backend.xp.cuda.Device().synchronize])
+    launch = cupy_device.capture([lambda: backend.gemm(A, B, out)])
+    launch()
+    np.testing.assert_allclose(backend.to_numpy(out), expected, rtol=1e-4, atol=1e-5)
 
 
-@needs_gpp
-def test_a_gpu_is_opened_with_its_own_products(asked, monkeypatch):
-    monkeypatch.setattr(cupy_device, "_libcublas", cublas_library)
-    backend = cupy_device.open_gpu.__wrapped__(1, "tf32")
-    assert (backend.device, backend.precision) == ("cuda:1", "tf32")
-    A, out = np.full((1, 1), 1 + 2.0**-12, np.float32), np.empty((1, 1), np.float32)
-    backend.gemm(A, A, out)
-    assert out == 1
-    assert cublas_library().stand_in_stream() == 7
+@on_gpu
+def test_what_a_graph_reads_may_change_between_launches(backend):
+    A, B, _ = matrices(backend)
+    numbers = backend.asarray([0, 0, 1, 0], FLOAT32)
+    W = backend.asarray(np.zeros((33, 33)), FLOAT32)
+    launch = cupy_device.capture([lambda: backend.descend(A, B, W, numbers)])
+    for alpha, beta in ((1, 0), (-0.5, 1), (2, -1)):
+        expected = beta * backend.to_numpy(W) + alpha * (backend.to_numpy(A) @ backend.to_numpy(B))
+        numbers[2:] = backend.asarray([alpha, beta], FLOAT32)
+        launch()
+        np.testing.assert_allclose(backend.to_numpy(W), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shared_bytes", [47 << 10, 200 << 10])
-def test_dynamic_shared_memory_is_asked_for(shared_bytes, asked, monkeypatch):
-    """Also where it is less than 48 KiB, which it shares with the static arrays of a kernel."""
+@on_gpu
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 24), ("tf32", 11), ("bf16", 8)])
+def test_a_precision_is_how_many_bits_of_a_factor_count(precision, bits, backend, request):
+    if precision != "float32" and int(backend.xp.cuda.Device().compute_capability) < 80:
+        pytest.skip("a GPU older than sm_80 has float32 only")
+    opened = cupy_device.open_gpu(0, precision)
+    out = opened.empty((16, 16), FLOAT32)
+    one = opened.asarray(np.eye(16), FLOAT32)
+    for power in (bits - 1, bits):
+        A = np.full((16, 16), 1 + 2.0**-power, FLOAT32)
+        opened.gemm(opened.asarray(A, FLOAT32), one, out)
+        exact = (opened.to_numpy(out) == A).all()
+        assert exact or power == bits  # cuBLAS may take more bits than it has to
+        assert not (exact and power == bits < 24 and request.config.option.simulate_gpu)
 
-    class RawKernel(SimpleNamespace):
-        def __call__(self, grid, block, args, shared_mem):
-            asked.append((self.max_dynamic_shared_size_bytes, shared_mem, args))
 
-    monkeypatch.setattr(sys.modules["cupy"], "RawKernel", lambda *_, **__: RawKernel(), False)
-    launcher = cupy_device.RawKernelLauncher()
-    launcher.launch("source", "train", (1, 1, 1), (256, 1, 1), [None, np.int64(3)], shared_bytes)
-    assert asked == [(shared_bytes, shared_bytes, (0, 3))]
+@on_gpu
+@pytest.mark.parametrize("share", ["a little", "all there is"])
+def test_dynamic_shared_memory_is_asked_for(share, backend):
+    most = backend.xp.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
+    n = 100 if share == "a little" else most // 4
+    row, out = backend.asarray(np.arange(n), FLOAT32), backend.empty((n,), FLOAT32)
+    launch = kernels.Launch((1, 1, 1), (256, 1, 1))
+    backend.launch(SHARING, "reversed_row", launch, [row, out, np.int32(n)], 4 * n)
+    np.testing.assert_array_equal(backend.to_numpy(out), np.arange(n)[::-1])
+    if share == "all there is":
+        with pytest.raises(Exception, match=r"INVALID_VALUE|simulated"):
+            backend.launch(SHARING, "reversed_row", launch, [row, out, np.int32(n)], most + 4)
+
+
+@on_gpu
+def test_null_pointers_and_scalars_arrive(backend):
+    source = """
+    extern "C" __global__ void told(const float* none, double x, long long n, float* out) {
+        out[0] = none == nullptr;
+        out[1] = x;
+        out[2] = n >> 32;
+    }
+    """
+    out = backend.empty((3,), FLOAT32)
+    one = kernels.Launch((1, 1, 1), (1, 1, 1))
+    backend.launch(source, "told", one, [None, np.float64(0.5), np.int64(5 << 32), out])
+    assert backend.to_numpy(out).tolist() == [1, 0.5, 5]
 
 
 @pytest.mark.parametrize(
     ("platform", "name"), [("linux", "libcublas.so.13"), ("win32", "cublas64_13.dll")]
 )
-def test_cublas_is_the_one_that_cupy_has_loaded(platform, name, asked, monkeypatch):
+def test_cublas_is_the_one_that_cupy_has_loaded(platform, name, monkeypatch):
+    asked = []
+    runtime = SimpleNamespace(runtimeGetVersion=lambda: 13020)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
     loaded = SimpleNamespace(cublas=asked.append("cublas by CuPy"))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", loaded)
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", lambda path: path)

@@ -1,11 +1,11 @@
-"""Data come to a GPU on a stream of their own: never before their turn, and never too late."""
+"""Data come to a GPU on a stream of their own: never before their turn, and never too late.
 
-import sys
-from types import SimpleNamespace
+On a simulated GPU streams do nothing before somebody waits for it, so that what is not waited for
+shows.
+"""
 
 import numpy as np
 import pytest
-from host.streams import Stream, StreamDevice
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
@@ -47,80 +47,81 @@ def iterated(backend):
 
 
 SOURCES = pytest.mark.parametrize("source", [streamed, iterated])
-LATE = pytest.mark.parametrize("late", [None, "computing", "copying"])
 
 
-@pytest.fixture
-def device(monkeypatch, late):
-    device = StreamDevice(late)
-    monkeypatch.setitem(sys.modules, "cupy", device)
-    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=np.empty))
-    return device
+def on_gpu(test):
+    return pytest.mark.gpu(pytest.mark.parametrize("backend", ["gpu"], indirect=True)(test))
 
 
-def same_as_on_the_cpu(source, device):
+def same_as_on_the_cpu(source, backend):
     """Whether the batches are, of which none is read before the last has been asked for."""
-    backend = device.backend()
     found = list(source(backend).epoch(0))
     backend.synchronize()
     expected = list(source(NumpyBackend()).epoch(0))
     return all(
-        np.array_equal(array, wanted)
+        np.array_equal(backend.to_numpy(array), wanted)
         for pair, pair_wanted in zip(found, expected, strict=True)
         for array, wanted in zip(pair, pair_wanted, strict=True)
     )
 
 
+@on_gpu
 @SOURCES
-@LATE
-def test_batches_are_those_of_the_cpu_whichever_stream_is_late(source, device):
-    assert same_as_on_the_cpu(source, device)
+def test_batches_are_those_of_the_cpu(source, backend):
+    assert same_as_on_the_cpu(source, backend)
 
 
-# What could be forgotten, and the stream that shows it by being late.
 FORGOTTEN = {
-    "to wait until batches were taken": ("computing", Stream, "wait_event", lambda *_: None),
+    "to wait until batches were taken": (
+        "upload",
+        lambda self, host, device, after: (
+            device.set(host, self._copying),
+            self._copying.synchronize(),
+        ),
+    ),
     "to wait for the copy": (
-        *("copying", CopyStream, "upload"),
+        "upload",
         lambda self, host, device, after: device.set(host, self._copying),
     ),
     "to say that batches were taken": (
-        *("computing", Staging, "release"),
-        lambda self: setattr(self, "_done_with", lambda: None),
+        "mark",
+        lambda self: type(self._computing.record())(),  # an event that nobody records
     ),
 }
 
 
+@on_gpu
 @SOURCES
-@pytest.mark.parametrize(("late", "kind", "method", "without"), FORGOTTEN.values(), ids=FORGOTTEN)
+@pytest.mark.parametrize(("method", "without"), FORGOTTEN.values(), ids=FORGOTTEN)
 def test_a_wait_that_is_forgotten_is_noticed(
-    source, late, kind, method, without, device, monkeypatch
+    source, method, without, backend, late_streams, monkeypatch
 ):
-    monkeypatch.setattr(kind, method, without)
-    assert not same_as_on_the_cpu(source, device)
+    monkeypatch.setattr(CopyStream, method, without)
+    assert not same_as_on_the_cpu(source, backend)
 
 
+@on_gpu
 @SOURCES
-@LATE
-def test_memory_belongs_to_the_stream_that_computes(source, device, monkeypatch):
-    """Or it would be handed out again before that stream has done with it."""
-    owners, memory = [], CopyStream.memory
+def test_memory_belongs_to_the_stream_that_computes(source, backend, monkeypatch):
+    """Or CuPy would hand it out again before that stream has done with it."""
+    owners, memory = set(), CopyStream.memory
+
+    class Owner(backend.xp.cuda.MemoryHook):
+        def malloc_preprocess(self, **_):
+            owners.add(backend.xp.cuda.get_current_stream())
 
     def noted(self, *args):
-        pair = memory(self, *args)
-        owners.append(pair[1].owner)
-        return pair
+        with Owner():
+            return memory(self, *args)
 
     monkeypatch.setattr(CopyStream, "memory", noted)
-    mine = Stream(device, late=False)
-    with mine:
-        assert same_as_on_the_cpu(source, device)
-    assert set(owners) == {mine}
+    with backend.xp.cuda.Stream(non_blocking=True) as mine:
+        assert same_as_on_the_cpu(source, backend)
+    assert owners == {mine}
 
 
-@pytest.mark.parametrize("late", [None])
-def test_batches_that_are_in_gpu_memory_are_copied_before_the_next_is_made(device):
-    backend = device.backend()
+@on_gpu
+def test_batches_that_are_in_gpu_memory_are_copied_before_the_next_is_made(backend):
     x, y = backend.empty((4, 3), X.dtype), backend.empty((4, 1), X.dtype)
 
     def reusing():

@@ -96,7 +96,7 @@ def test_loss_and_output_delta(g, loss, shape, dtype):
 @pytest.fixture
 def team():
     """MKL's library, and what its threads are from: three of them, if nothing else is said."""
-    library = stand_in_library("mkl")
+    library = stand_in_library("mkl_stand_in.cpp")
     yield library
     library.stand_in_limit_threads(64)
 
@@ -306,7 +306,7 @@ def test_a_derivative_names_what_it_is_computed_from(path):
 
 @needs_compiler
 def test_large_products_stay_mkls():
-    backend = NumpyBackend(mkl=Mkl(stand_in_library("mkl")))
+    backend = NumpyBackend(mkl=Mkl(stand_in_library("mkl_stand_in.cpp")))
     sizes, x = [200, 300, 5], normal((60, 200), "float32")
     results = []
     for path in ("fused", "steps"):

@@ -23,7 +23,7 @@ SIZES = (1, 2, 3, 33)
 
 @pytest.fixture
 def stand_in():
-    library = stand_in_library("mkl")
+    library = stand_in_library("mkl_stand_in.cpp")
     yield mkl.Mkl(library)
     assert library.stand_in_wrong_arguments() == 0
 
@@ -71,7 +71,9 @@ def test_a_product_is_a_call_that_is_repeated_on_what_there_is_then(opened):
 
 def test_a_call_keeps_its_arrays():
     sizes = np.full((40, 40), 2.0), np.full((40, 40), 3.0)
-    multiply = mkl.Mkl(stand_in_library("mkl")).gemm(*[a.copy() for a in sizes], out := sizes[0])
+    multiply = mkl.Mkl(stand_in_library("mkl_stand_in.cpp")).gemm(
+        *[a.copy() for a in sizes], out := sizes[0]
+    )
     np.random.default_rng(0).normal(size=(100, 40, 40))  # what was freed is written to
     multiply()
     assert (out == 240).all()
@@ -188,7 +190,7 @@ def test_without_mkl_numpy_multiplies(installed):
 
 def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path):
     library = tmp_path / "libmkl_rt.so.9"
-    library.write_bytes(Path(stand_in_library("mkl")._name).read_bytes())
+    library.write_bytes(Path(stand_in_library("mkl_stand_in.cpp")._name).read_bytes())
     assert installed(tmp_path / "libmkl_core.so.9", library) is not None
     backend, reason = choose_backend("cpu")
     assert backend.descends(1e12)
@@ -197,7 +199,7 @@ def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path):
 
 def test_mkls_threads_are_those_of_the_openmp_beside_it(installed, tmp_path):
     library = tmp_path / "libmkl_rt.so.4"
-    library.write_bytes(Path(stand_in_library("mkl")._name).read_bytes())
+    library.write_bytes(Path(stand_in_library("mkl_stand_in.cpp")._name).read_bytes())
     assert installed(library).team is None
     (tmp_path / "libiomp5.so").write_bytes(library.read_bytes())
     assert installed(library).team is not None

@@ -71,7 +71,7 @@ void run_block(unsigned number, unsigned shared) {
 
 // `order` lists the blocks in the order to run them, and asks for threads in random order too.
 const char* launch(void (*kernel)(), uint3 grid, uint3 block, unsigned shared,
-                   const unsigned* order, Word seed, const Word* arguments) {
+                   const unsigned* order, Word seed, const void* const* arguments) {
     gridDim = grid;
     blockDim = block;
     size = block.x * block.y * block.z;
@@ -110,9 +110,9 @@ struct Parameter<T*> {
     static constexpr char text[] = {'*', Code<T>::kind, Code<T>::bytes, ' ', 0};
 };
 
-const Word* next_slot;
+const void* const* next_slot;
 template <class P>
-P take() { return *reinterpret_cast<const P*>(next_slot++); }
+P take() { return *static_cast<const P*>(*next_slot++); }
 
 template <auto kernel> struct Entry;
 template <class... P, void (*kernel)(P...)>
@@ -122,6 +122,10 @@ struct Entry<kernel> {
     static void call() {
         next_slot = slots;
         Run{take<P>()...};      // braces, which promise to take them from left to right
+    }
+    static const int* sizes() {
+        static const int bytes[] = {sizeof(P)..., 0};
+        return bytes;
     }
     static const char* signature() {
         static char text[5 * sizeof...(P) + 1];
@@ -258,14 +262,17 @@ inline int __clz(int x) { return x ? __builtin_clz(x) : 32; }
 
 }  // namespace
 
-// One pair of entry points for a kernel; launcher.py writes these after the source.
+// The entry points for a kernel; launcher.py writes these after the source.
 #define HOST_KERNEL(name)                                                                  \
+    extern "C" __attribute__((visibility("default"))) const int* sizes_##name() {          \
+        return host::Entry<name>::sizes();                                                 \
+    }                                                                                      \
     extern "C" __attribute__((visibility("default"))) const char* signature_##name() {     \
         return host::Entry<name>::signature();                                             \
     }                                                                                      \
     extern "C" __attribute__((visibility("default"))) const char* launch_##name(           \
         unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,      \
-        unsigned shared, const unsigned* order, host::Word seed, const host::Word* args) { \
+        unsigned shared, const unsigned* order, host::Word seed, const void* const* args) { \
         return host::launch(host::Entry<name>::call, {gx, gy, gz}, {bx, by, bz}, shared,   \
                             order, seed, args);                                            \
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -107,24 +108,26 @@ class Refusing:
 
 
 @functools.cache
-def stand_in_library(name: str) -> ctypes.CDLL:
-    """Compile what stands for a vendor's library, once."""
-    source = Path(__file__).with_name(f"{name}_stand_in.cpp")
-    text = source.read_text() + compiler_version()
-    path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
+def stand_in_library(source: str) -> ctypes.CDLL:
+    """Compile what stands for a vendor's library, once; the rest of its folder is a part of it."""
+    file = Path(__file__).parent / source
+    texts = [file.read_text(), *(other.read_text() for other in sorted(file.parent.glob("*.hpp")))]
+    key = hashlib.sha256("\0".join((*texts, compiler_version())).encode()).hexdigest()
+    path = cache_folder() / f"{file.stem}-{key[:32]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(".new")
-        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread"]
+        made = path.with_suffix(f".{os.getpid()}")
+        command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread"]
         command += ["-Wall", "-Werror", "-ffp-contract=off"]
-        subprocess.run([*command, str(source), "-o", str(made)], check=True)
+        subprocess.run([*command, str(file), "-o", str(made)], check=True)
         made.replace(path)
     return ctypes.CDLL(str(path))
 
 
 def cublas_library() -> ctypes.CDLL:
-    library = stand_in_library("cublas")
-    library.stand_in_stream.restype = ctypes.c_void_p
+    library = stand_in_library("gpu/cublas.cpp")
+    for name in ("stand_in_stream", "stand_in_workspace"):
+        getattr(library, name).restype = ctypes.c_void_p
     library.stand_in_products.restype = ctypes.c_long
     return library
 

@@ -56,7 +56,7 @@ unsigned size, idle_count, ready_count, arrived, returned;
 bool shuffled;                  // threads in random order
 Word random_state;
 void (*body)();
-const Word* slots;
+const void* const* slots;
 char failure[1024];
 
 unsigned random_below(unsigned bound) {                      // splitmix64

@@ -92,7 +92,8 @@ class HostLauncher:
         arrays = {i: arg for i, arg in enumerate(args) if isinstance(arg, np.ndarray)}
         addresses = {i: array.ctypes.data for i, array in arrays.items()}
         guarded = GuardedArrays(arrays, addresses) if self.guard else None
-        slots = pack(args, guarded.addresses if guarded else addresses)
+        values = pack(args, guarded.addresses if guarded else addresses)
+        slots = (ctypes.c_char_p * len(values))(*values)
         order = self._block_order(math.prod(grid))
         failure = kernel.run(*grid, *block, shared, order, (self.seed or 0) % 2**64, slots)
         seed = "" if self.seed is None else f" (seed {self.seed})"
@@ -154,14 +155,14 @@ def spell(code: str) -> str:
     return "anything" if code == "??" else np.dtype(code).name
 
 
-def pack(args: Sequence[Argument], addresses: Mapping[int, int]) -> bytes:
-    """Every argument in a slot of eight bytes."""
-    return b"".join(
-        arg.tobytes().ljust(8, b"\0")
+def pack(args: Sequence[Argument], addresses: Mapping[int, int]) -> list[bytes]:
+    """Every argument as its bytes, of which a launch gets the addresses."""
+    return [
+        arg.tobytes()
         if isinstance(arg, np.generic)
         else addresses.get(index, 0).to_bytes(8, sys.byteorder)
         for index, arg in enumerate(args)
-    )
+    ]
 
 
 # ---- compilation ---------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def find_kernel(source: str, name: str) -> Kernel:
     signature.restype = ctypes.c_char_p
     run = library[f"launch_{name}"]
     run.restype = ctypes.c_char_p
-    run.argtypes = [*[ctypes.c_uint] * 7, ctypes.c_char_p, ctypes.c_ulonglong, ctypes.c_char_p]
+    run.argtypes = [*[ctypes.c_uint] * 7, ctypes.c_char_p, ctypes.c_ulonglong, ctypes.c_void_p]
     return Kernel(run, tuple(signature().decode().split()))
 
 
@@ -193,32 +194,39 @@ def kernel_names(source: str) -> list[str]:
 
 @functools.cache
 def load(source: str) -> ctypes.PyDLL:
-    """PyDLL keeps the interpreter lock: a library has one set of fibers, for one launch at a time.
+    """PyDLL keeps the interpreter lock: a library has fibers for one launch at a time."""
+    return ctypes.PyDLL(str(compiled(translation_unit(source))))
+
+
+def compiled(text: str, *flags: str) -> Path:
+    """Return a library of a translation unit, which may have been compiled before.
 
     The hash covers all that decides the binary, so that a cached one is never stale.
     """
-    text = translation_unit(source)
-    key = hashlib.sha256("\0".join((text, *FLAGS, compiler_version())).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((text, *FLAGS, *flags, compiler_version())).encode()).hexdigest()
     library = cache_folder() / f"{key[:32]}.so"
     if not library.exists():
-        compile_to(library, text)
-    return ctypes.PyDLL(str(library))
+        compile_to(library, text, *flags)
+    return library
 
 
-def translation_unit(source: str) -> str:
+def translation_unit(source: str, prelude: str | None = None) -> str:
+    """Put a source behind the shim; one with headers of its own behind their prelude, too."""
     here = Path(__file__).parent
     headers = (f'#line 1 "{name}"\n{(here / name).read_text()}' for name in HEADERS)
     body = DYNAMIC_SHARED.sub(r"\1* const \2 = host::DynamicShared();", source)
+    body = f'#line 1 "kernel.cu"\n{body}'
     entries = (f"HOST_KERNEL({name})" for name in kernel_names(source))
-    return "\n".join((*headers, 'namespace {\n#line 1 "kernel.cu"', body, "}", *entries, ""))
+    whole = ("namespace {", body, "}") if prelude is None else (prelude, body)
+    return "\n".join((*headers, *whole, *entries, ""))
 
 
-def compile_to(library: Path, text: str) -> None:
+def compile_to(library: Path, text: str, *flags: str) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     # Renamed when complete: processes that test in parallel may want it at once.
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = ["g++", *FLAGS, "-x", "c++", "-", "-o", str(made)]
+        command = ["g++", *FLAGS, *flags, "-x", "c++", "-", "-o", str(made)]
         english = {**os.environ, "LC_ALL": "C"}
         done = subprocess.run(command, input=text, capture_output=True, text=True, env=english)
         if done.returncode:

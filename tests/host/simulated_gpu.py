@@ -1,0 +1,234 @@
+"""A simulated GPU: the real CuPy, with everything below it on the CPU.
+
+`start` puts a library of our own (`gpu/`) where CuPy expects CUDA's runtime, driver and cuBLAS.
+NVRTC compiles every kernel as for a GPU, and what runs is what g++ makes of the same source behind
+the shim of `launcher.py`. It shows what the library asks of CuPy, and what CuPy makes of that:
+streams, events, graphs, page-locked memory, types, errors. It does not show how fast a GPU is, nor
+how its arithmetic rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import mmap
+import os
+import platform
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import launcher
+
+HERE = Path(__file__).with_name("gpu")
+ORDERS = ("early", "late", "random")
+CXX = ("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
+ALL_SYMBOLS, DYNAMIC_SYMBOLS = 2, 11  # kinds of tables in an ELF file
+OWN_HEADER = re.compile(r"#include .cupy/(complex|carray|atomics|float16|bfloat16).cuh.")
+SONAMES = ("libcuda.so.1", "libcublas.so.13", "libcublasLt.so.13")
+
+
+def unavailable_reason() -> str | None:
+    """Why there can be no simulated GPU here, for a visible skip; None if there can."""
+    if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
+        return "a GPU is simulated on Linux and x86-64 only"
+    if reason := launcher.unavailable_reason():
+        return reason
+    for module in ("cupy", "nvidia"):
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed, with which a GPU is simulated"
+    if not (headers() / "cuda_runtime_api.h").exists():
+        return f"no CUDA 13 headers in {headers()}, with which a GPU is simulated"
+    return None
+
+
+def start(order: str = "late", seed: int = 0) -> None:
+    """Let CuPy find a GPU, in this process and for good; before anything has asked for one.
+
+    Parameters
+    ----------
+    order : {"early", "late", "random"}
+        When a stream does what it is asked for: at once, when somebody waits for it, or at random
+        times, with blocks and threads in random order, too.
+    seed : int
+        For random times.
+    """
+    library = ctypes.CDLL(str(build()), ctypes.RTLD_GLOBAL)
+    for name in SONAMES:
+        ctypes.CDLL(str(cache_folder() / name))
+    import cupy
+    from cupy.cuda import _compiler_cache, compiler, thrust
+    from cupy_backends.cuda.api import runtime
+
+    redirect(Path(runtime.__file__), library)
+    cupy._core.set_routine_accelerators([])  # CUB's kernels are machine code
+    cupy._core.set_reduction_accelerators([])
+    own_cache = _compiler_cache.DiskKernelCacheBackend(str(cache_folder() / "cupy"))
+    compiler._set_kernel_cache_backend(own_cache)  # no GPU shall ever see what is in there
+    compile_for_gpu = compiler._compile_using_nvrtc_no_warning
+
+    def compile_for_both(source: str, options: Sequence[str] = (), *args: Any, **more: Any) -> Any:
+        _, names = compile_for_gpu(source, options, *args, **more)
+        return bytes(compiled(source)) + b"\0", names
+
+    compiler._compile_using_nvrtc_no_warning = compile_for_both
+    thrust.sort = functools.partial(sort, library)
+    thrust.argsort = functools.partial(argsort, library)
+    library.simulate(ORDERS.index(order), ctypes.c_uint64(seed))
+    global simulated
+    simulated = library, order
+
+
+simulated: tuple[ctypes.CDLL, str]
+
+
+@contextmanager
+def streams(order: str) -> Iterator[None]:
+    """Let streams work in another order meanwhile."""
+    library, usual = simulated
+    library.simulate(ORDERS.index(order), ctypes.c_uint64(0))
+    try:
+        yield
+    finally:
+        library.simulate(ORDERS.index(usual), ctypes.c_uint64(0))
+
+
+def sort(library: Any, dtype: Any, data: int, keys: int, shape: Sequence[int]) -> None:
+    """In place of Thrust's, which is machine code."""
+    library.cudaDeviceSynchronize()
+    array_at(data, shape, dtype).sort(axis=-1)
+
+
+def argsort(library: Any, dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
+    library.cudaDeviceSynchronize()
+    values = array_at(data, shape, dtype)
+    array_at(index, shape, np.intp)[...] = values.argsort(axis=-1, kind="stable")
+    values.sort(axis=-1)
+
+
+def array_at(address: int, shape: Sequence[int], dtype: Any) -> Any:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
+
+
+# ---- what is compiled ----------------------------------------------------------------------------
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """The hash covers all that decides what is in it, but the sources of kernels."""
+    files = [*sorted(HERE.glob("*.?pp")), *(HERE.with_name(name) for name in launcher.HEADERS)]
+    texts = [*(file.read_text() for file in files), Path(__file__).read_text()]
+    key = hashlib.sha256("\0".join((*texts, launcher.compiler_version())).encode()).hexdigest()
+    folder = launcher.cache_folder() / f"gpu-{key[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def headers() -> Path:
+    package = importlib.util.find_spec("nvidia")
+    assert package is not None
+    assert package.submodule_search_locations
+    return Path(package.submodule_search_locations[0]) / "cu13/include"
+
+
+def build() -> Path:
+    """Compile the library, and those that are nothing but another name of it."""
+    library = cache_folder() / "libsimulated.so"
+    if library.exists():
+        return library
+    import cupy_backends
+
+    (cublas,) = Path(cupy_backends.__path__[0]).glob("cuda/libs/cublas.*.so")
+    wanted = [name for name, at in symbols(cublas, DYNAMIC_SYMBOLS) if not at]
+    lines = ['extern "C" int simulate_nothing(const char*);']
+    lines += [
+        f'extern "C" __attribute__((weak, visibility("default"))) int {name}() '
+        f'{{ return simulate_nothing("{name}") ? {15} : 0; }}'
+        for name in wanted
+        if name.startswith("cublas")
+    ]
+    made = library.with_suffix(f".{os.getpid()}")
+    sources = [str(HERE / "cuda.cpp"), str(HERE / "cublas.cpp"), "-x", "c++", "-"]
+    includes = [f"-I{HERE}", "-isystem", str(headers())]
+    command = [*CXX, "-Wall", "-Werror", *includes, *sources, "-Wl,-soname,libsimulated.so"]
+    subprocess.run([*command, "-o", str(made)], input="\n".join(lines), text=True, check=True)
+    made.replace(library)
+    for name in SONAMES:
+        link = ["g++", "-shared", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", f"-Wl,-soname,{name}"]
+        where = cache_folder() / name
+        subprocess.run([*link, f"-L{cache_folder()}", "-lsimulated", "-o", str(where)], check=True)
+    return library
+
+
+def compiled(source: str) -> Path:
+    """Return a library with the source's kernels; see `launcher.load`."""
+    if "cupy/carray.cuh" not in source:
+        text = launcher.translation_unit(source)
+    else:
+        text = launcher.translation_unit(
+            OWN_HEADER.sub("", source), (HERE / "cupy.hpp").read_text()
+        )
+    return launcher.compiled(text, f"-I{cupy_headers()}")
+
+
+def cupy_headers() -> Path:
+    import cupy
+
+    return Path(cupy.__path__[0]) / "_core/include"
+
+
+# ---- where CuPy has CUDA's runtime in it ---------------------------------------------------------
+
+
+def symbols(file: Path, kind: int) -> Iterator[tuple[str, int]]:
+    """Yield the names in a table of an ELF file, and their addresses; 0 if they are elsewhere."""
+    data = file.read_bytes()
+    (table,) = struct.unpack_from("<Q", data, 40)
+    entry, count = struct.unpack_from("<HH", data, 58)
+    sections = [struct.unpack_from("<IIQQQQI", data, table + i * entry) for i in range(count)]
+    for _, found, _, _, begin, size, strings in sections:
+        for at in range(begin, begin + size, 24) if found == kind else ():
+            name, _, _, section, address, _ = struct.unpack_from("<IBBHQQ", data, at)
+            text = sections[strings][4] + name
+            yield data[text : data.index(0, text)].decode(), address if section else 0
+
+
+def redirect(module: Path, library: ctypes.CDLL) -> None:
+    """Make every function of CUDA's runtime in a loaded module jump to the library's.
+
+    CuPy has the runtime in it, and not as a library of its own. Where ours lacks a function, that
+    is said, and the call fails.
+    """
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    base = min(int(line.split("-")[0], 16) for line in lines if line.endswith(str(module)))
+    protect = ctypes.CDLL(None).mprotect
+    for name, offset in symbols(module, ALL_SYMBOLS):
+        if not offset or not re.fullmatch("cuda[A-Z]((?!_pt[ds][sz]).)*", name):
+            continue
+        jump = struct.pack("<2sQ2s", b"\x48\xb8", address_of(library, name), b"\xff\xe0")
+        if not hasattr(library, name):  # with its name as the argument
+            text = ctypes.create_string_buffer(name.encode())
+            NAMES.append(text)
+            jump = struct.pack("<2sQ", b"\x48\xbf", ctypes.addressof(text)) + jump
+        page = (base + offset) // mmap.PAGESIZE * mmap.PAGESIZE
+        if protect(ctypes.c_void_p(page), ctypes.c_size_t(2 * mmap.PAGESIZE), 7):
+            raise OSError("the code of CuPy's module can't be written to")
+        ctypes.memmove(base + offset, jump, len(jump))
+
+
+NAMES: list[Any] = []  # machine code has their addresses
+
+
+def address_of(library: ctypes.CDLL, name: str) -> int:
+    function = getattr(library, name if hasattr(library, name) else "simulate_nothing")
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
