@@ -35,3 +35,10 @@ def here(data, tmp_path, monkeypatch):
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """Let "auto" take the CPU wherever the test runs: its numbers are compared to the bit."""
+    path = "backprop_gpu.backends.cupy_device.unusable"
+    monkeypatch.setattr(path, lambda index=0: "there is none in this test")

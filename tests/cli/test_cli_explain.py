@@ -27,8 +27,7 @@ def fails(code, message, *args):
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch, tmp_path):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def on_the_cpu(no_gpu, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 

@@ -23,7 +23,7 @@ TRAIN = ("train", "data.npz", "--device", "cpu", *QUICK)
 
 
 @pytest.mark.parametrize("files", [["data.npz"], ["x.npy", "y.npy"]])
-def test_numbers_from_arrays(here, files):
+def test_numbers_from_arrays(here, no_gpu, files):
     out = run("train", *files, "--layers", "8,4", "--learning-rate", 0.01, "-o", "net.safetensors")
     table = rows(out.stdout)
     assert table["network"].endswith(
@@ -272,7 +272,7 @@ def test_benchmark(here, monkeypatch):
     fails(2, "--seconds", "benchmark", "--seconds", 0)
 
 
-def test_plan_defaults_are_those_of_the_options(here):
+def test_plan_defaults_are_those_of_the_options(here, no_gpu):
     run("train", "data.npz", "-q", "-o", "net.safetensors")
     plan = Plan()
     x, y = np.load("x.npy"), np.load("y.npy")

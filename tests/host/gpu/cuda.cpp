@@ -84,6 +84,7 @@ EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     std::strcpy(properties->name, "simulated GPU");
     properties->totalGlobalMem = 80 * GiB;
     properties->major = 9;
+    properties->warpSize = 32;
     return cudaSuccess;
 }
 
