@@ -22,7 +22,7 @@ test: .venv/.dev  ## Run the tests; ARGS="-k name" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
 test-gpu: .venv/.dev  ## Run the GPU's tests, on a simulated GPU where there is none
-	$(BIN)/python -m pytest -m gpu $(if $(CUDA),,--simulate-gpu) $(ARGS)
+	$(BIN)/python -m pytest -m gpu $(if $(CUDA),,--simulate-gpu=late) $(ARGS)
 
 bench: .venv/.dev  ## Time the library beside its matrix products
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -20,8 +20,6 @@ from backprop_gpu.backends import NumpyBackend
 def pytest_addoption(parser):
     parser.addoption(
         "--simulate-gpu",
-        nargs="?",
-        const="late",
         choices=simulated_gpu.ORDERS,
         help="run tests marked gpu on a simulated GPU, whose streams work early, late or at random",
     )

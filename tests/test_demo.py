@@ -96,12 +96,13 @@ def test_the_device_is_said(quick, tmp_path):
 
 
 @pytest.mark.gpu
-def test_on_the_gpu(tmp_path):
+def test_on_the_gpu(tmp_path, monkeypatch):
     if reason := unusable():
         pytest.skip(reason)
+    monkeypatch.setattr(demo, "DIGIT_EPOCHS", 15)
     textbook, digits = demo.run_demo("cuda", tmp_path / "a.png", say=lambda text: None)
     assert textbook.after == pytest.approx(2.81284797e-07, rel=1e-6)
-    assert digits.right >= 0.97
+    assert digits.right >= 0.94
 
 
 @pytest.mark.parametrize("package", ["sklearn", "matplotlib.figure"])

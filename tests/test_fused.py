@@ -370,9 +370,8 @@ def test_estimators_take_it():
     X, _ = data(40)
     results = []
     for path in ("fused", "steps"):
-        model = bp.MLPRegressor(
-            hidden_layer_sizes=(20,), max_iter=5, random_state=0, path=path, alpha=0.1
-        )
+        options = {"hidden_layer_sizes": (20,), "max_iter": 5, "random_state": 0, "alpha": 0.1}
+        model = bp.MLPRegressor(**options, path=path, device="cpu")
         with pytest.warns(match="converged"):
             model.fit(X, X[:, 0], sample_weight=np.linspace(0.5, 1.5, 40))
         assert model.path_ == path

@@ -1,6 +1,7 @@
 // The part of cuBLAS that the library and CuPy call, on the CPU, with the signatures of NVIDIA's
 // cublas_api.h. As strict as cuBLAS, or stricter: what it answers with an error or with garbage is
 // an error here.
+#pragma GCC optimize("O3,associative-math,no-signed-zeros,no-trapping-math")
 #include "queues.hpp"
 
 #include <cstddef>
