@@ -6,7 +6,7 @@ import sys
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from host.device import StandInDevice, stand_in_cublas
 from host.needs import needs_gpp
 
 from backprop_gpu import crossovers as own_crossovers
+from backprop_gpu.backends.cupy_device import unusable
 from backprop_gpu.benchmark import Network
 from backprop_gpu.crossovers import CROSSOVERS, Crossover
 from benchmarks.gpu import __main__ as gpu
@@ -32,6 +33,7 @@ TINY = Case(Network("tiny", (3, 4, 2), 5), "float32")
 TOGETHER = replace(TINY, networks=3)
 ROW = Row.of("one", TINY)
 HERE = [*(name for name in OWN if name != MANY), "CuPy script"]
+OPEN_BACKEND = contestants.open_backend
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +65,37 @@ def test_the_librarys_ways_are_checked_and_timed(name, case):
     record = json.loads(json.dumps(row.record()))
     assert Row.of_record(record) == replace(row, layer_sizes=[3, 4, 2])
     assert record["throughput"] == pytest.approx(5 / row.seconds)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    if reason := unusable():
+        pytest.skip(reason)
+    monkeypatch.setattr(contestants, "open_backend", OPEN_BACKEND)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        *product(HERE, (TINY, replace(TINY, precision="tf32"))),
+        *product((WARP, BLOCK, MANY), [TOGETHER]),
+    ],
+)
+def test_on_a_gpu_events_time_the_device_apart(name, case, on_a_gpu):
+    (row,) = raced(name, case)
+    if case.precision == "tf32" and name == WARP:
+        assert row.note == "train_warp can't train this network; train_block can"
+        return
+    assert row.note == ""
+    assert row.on_device > 0
+    assert row.error is None or row.error < race.TOLERANCE[case.precision]
+
+
+@pytest.mark.gpu
+def test_rates_of_a_gpu(on_a_gpu, monkeypatch):
+    monkeypatch.setattr(race, "SIDES", dict.fromkeys(race.SIDES, 16))
+    assert min(race.rates().values()) > 0
 
 
 @needs_gpp
