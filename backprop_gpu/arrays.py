@@ -113,6 +113,11 @@ def _remedy(shape: tuple[int, ...], name: str, columns: int, meaning: str) -> st
     return f"; write {' or '.join(fitting)}" if fitting else ""
 
 
+def limit_in(limit: float, dtype: np.dtype[Any]) -> Any:
+    """Return a limit as a number of a dtype, which may have none as large."""
+    return dtype.type(min(limit, float(np.finfo(dtype).max)))
+
+
 def check_result(result: Any, shape: tuple[int, ...], what: str, given: tuple[int, ...]) -> None:
     """Raise unless what a function returned is an array of real numbers of a shape."""
     kind = getattr(getattr(result, "dtype", None), "kind", None)

@@ -207,7 +207,8 @@ def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -
     if why is not None:
         return f"; its kernels are launched one by one, for {why}"
     halves = f"; gradients and update are a CUDA graph each, with {unusual} between them"
-    return halves if unusual else f"; up to {MOST} steps are a CUDA graph"
+    together = unusual in (None, "clipping")
+    return f"; up to {MOST} steps are a CUDA graph" if together else halves
 
 
 def _threads(net: MLP, flops: float) -> int:

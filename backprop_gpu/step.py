@@ -14,6 +14,14 @@ from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.workspace import Space
 
 
+class Limits(NamedTuple):
+    """What gradients are clipped to: each number of them, all together, those of a sample."""
+
+    value: float | None = None
+    norm: float | None = None
+    sample_norm: float | None = None
+
+
 class Step(NamedTuple):
     """A step in two parts, so that the loss can be looked at before the parameters change.
 
@@ -29,6 +37,8 @@ class Step(NamedTuple):
     penalizes : bool
         Whether the loss has the penalty of the weights in it, of which the weight decay is the
         gradient.
+    limits : Limits
+        Of these, `sample_norm` is left to `Steps`.
     """
 
     net: MLP
@@ -37,6 +47,7 @@ class Step(NamedTuple):
     state: Sequence[Array]
     descends: bool = False
     penalizes: bool = False
+    limits: Limits = Limits()
 
     def propagate(self, backend: Backend, space: Space, C: Array, numbers: Array) -> None:
         """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""
@@ -48,8 +59,12 @@ class Step(NamedTuple):
             backend.penalize(C, self.net.parameters[: self.net.weight_count], numbers)
 
     def update(self, backend: Backend, space: Space, numbers: Array) -> None:
-        """Update the parameters."""
+        """Clip the gradients, and update the parameters."""
         net, flat, weights = self.net, space.gradients.flat, self.net.weight_count
+        if self.limits.value is not None:
+            backend.clip_values(flat, self.limits.value)
+        if self.limits.norm is not None:
+            backend.clip_norm(flat, self.limits.norm)
         if self.descends:
             descending: Any = _Descending(backend, net, space, numbers)
             propagate_error(descending, net.layers, space.trace, space.gradients)

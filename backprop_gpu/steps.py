@@ -17,16 +17,16 @@ from backprop_gpu.batches import ArrayBatches, Batches
 from backprop_gpu.compiled import Fused
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import Gradients, Trace, feed_forward
+from backprop_gpu.network import feed_forward
 from backprop_gpu.optimizers import Optimizer, is_plain
 from backprop_gpu.per_sample import clip_samples
-from backprop_gpu.step import Step
+from backprop_gpu.step import Limits, Step
 from backprop_gpu.windows import Windows
 from backprop_gpu.workspace import Space, Workspace
 
-Clip = Callable[[Trace, Gradients], None]
 Safe = Literal["nothing", "parameters", "everything"]
 
+NO_LIMITS = Limits()
 MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new one every time
 
 
@@ -75,13 +75,9 @@ class Steps:
 
     Parameters
     ----------
-    net, loss, optimizer, penalizes
+    net, loss, optimizer, limits, penalizes
         As of `Step`.
     batches : Batches
-    clip : callable, optional
-        What clips the gradients, in place.
-    keep_a : bool
-        As of `Workspace`.
     fused : Fused, optional
         What records the steps of a network on the CPU, in place of its backend.
 
@@ -101,16 +97,14 @@ class Steps:
         batches: Batches,
         loss: Loss,
         optimizer: Optimizer,
-        clip: Clip | None = None,
         *,
-        keep_a: bool = False,
+        limits: Limits = NO_LIMITS,
         penalizes: bool = False,
         fused: Fused | None = None,
     ) -> None:
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
-        self._clip = clip
-        self._keep_a = keep_a
+        self._sample_norm = limits.sample_norm
         self._fused = fused
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
@@ -120,8 +114,8 @@ class Steps:
         self._count = 0
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         flops = net.step_flops(batches.batch_size)
-        descends = is_plain(optimizer) and clip is None and net.backend.descends(flops)
-        self._step = Step(net, loss, optimizer, self.state, descends, penalizes)
+        descends = is_plain(optimizer) and limits == NO_LIMITS and net.backend.descends(flops)
+        self._step = Step(net, loss, optimizer, self.state, descends, penalizes, limits)
         self.safe = SafePoint(net, self.state)
 
     def run(
@@ -144,7 +138,8 @@ class Steps:
             finite ends the run before its update, where losses are read at once; and so does the
             end of the epoch, where only that tells how long an epoch is.
         """
-        if self.reads_all or self._clip or not isinstance(self.batches, ArrayBatches):
+        clips_samples = self._sample_norm is not None
+        if self.reads_all or clips_samples or not isinstance(self.batches, ArrayBatches):
             return self._run_singly(steps, numbers, safe)
         # The first step warms up: what it needs is compiled and allocated, if there is memory.
         losses, counts = self._run_singly(steps[:1], numbers[:1], safe)
@@ -179,8 +174,8 @@ class Steps:
                 break
             if i == 0 and safe != "nothing":
                 self.safe.take(step, with_state=safe == "everything")
-            if self._clip is not None:
-                self._clip(space.trace, space.gradients)
+            if self._sample_norm is not None:
+                clip_samples(self.net.backend, space.trace, space.gradients, self._sample_norm)
             update()
         self._count = count
         if not reads_all and len(losses) > 1:
@@ -209,7 +204,7 @@ class Steps:
                 propagate()
                 return space, update
             except MemoryError:
-                if most == 1 or self._keep_a:  # single samples' gradients are not added up
+                if most == 1 or self._sample_norm is not None:  # those of samples are not added up
                     raise
                 self._most, self._workspace = (most + 1) // 2, None
                 self._recorded.clear()
@@ -226,7 +221,7 @@ class Steps:
         if rows < len(x):
             empty, dtype = self.net.backend.empty, self.net.dtype
             x, y = empty((rows, x.shape[1]), dtype), empty((rows, y.shape[1]), dtype)
-        return Workspace(self.net, self.loss, x, y, keep_a=self._keep_a)
+        return Workspace(self.net, self.loss, x, y, keep_a=self._sample_norm is not None)
 
     def _propagate_in_parts(self, count: int, work: Workspace) -> tuple[Space, Callable[[], None]]:
         """Add up the gradients of a batch's parts, each by its share of the samples."""
@@ -274,25 +269,3 @@ def first_bad_layer(net: MLP, x: Array) -> int | None:
         if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):
             return l
     return None
-
-
-def clipping(
-    backend: Backend, norm: float | None, value: float | None, sample_norm: float | None
-) -> Clip | None:
-    """Return what clips gradients in place, without reading anything back; None for nothing."""
-    if norm is value is sample_norm is None:
-        return None
-    xp = backend.xp
-
-    def clip(trace: Trace, gradients: Gradients) -> None:
-        flat = gradients.flat
-        if sample_norm is not None:
-            clip_samples(backend, trace, gradients, sample_norm)
-        if value is not None:
-            xp.clip(flat, -value, value, out=flat)
-        if norm is not None:
-            peak = xp.maximum(xp.abs(flat).max(), np.finfo(flat.dtype).tiny)
-            scaled = flat / peak  # the square of a large entry would overflow
-            flat *= xp.minimum(norm / peak / xp.sqrt(xp.dot(scaled, scaled)), 1)
-
-    return clip

@@ -31,7 +31,8 @@ from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints
 from backprop_gpu.running import Path, Run
-from backprop_gpu.steps import Steps, clipping
+from backprop_gpu.step import Limits
+from backprop_gpu.steps import Steps
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
 Callback = Callable[[Epoch], bool | None]
@@ -161,7 +162,6 @@ def train(
     else:
         batches = stream
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
-    clip = clipping(net.backend, clip_norm, clip_value, clip_sample_norm)
     checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
     if path == "auto":
         path = checkpoints.path_of_newest(net.device) or path
@@ -198,8 +198,8 @@ def train(
         if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
             steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed)
         if steps is None:
-            keep_a = clip_sample_norm is not None
-            steps = Steps(net, batches, entry, optimizer, clip, keep_a=keep_a, fused=fused)
+            clipped = Limits(clip_value, clip_norm, clip_sample_norm)
+            steps = Steps(net, batches, entry, optimizer, limits=clipped, fused=fused)
             history.path = "fused" if fused else "steps"
         run = Run(steps, history)
         checkpoints.restore(

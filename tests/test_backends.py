@@ -159,6 +159,48 @@ def test_penalize(size, backend, dtype, numbers):
     close(backend.to_numpy(C), expected, dtype, 16)
 
 
+@pytest.mark.parametrize("limit", [0.5, 1e300])
+@pytest.mark.parametrize("size", [*SIZES, 600_000])
+def test_clip_values(size, limit, backend, dtype, numbers):
+    gradient = numbers(size)
+    clipped = given(backend, gradient)
+    backend.clip_values(clipped, limit)
+    expected = gradient.astype(float).clip(-limit, limit)
+    np.testing.assert_array_equal(backend.to_numpy(clipped), expected)
+
+
+@pytest.mark.parametrize("magnitude", [1, 1e-30, 1e30])
+@pytest.mark.parametrize("size", [*SIZES, 600_000])
+def test_clip_norm(size, magnitude, backend, dtype, numbers):
+    """Squares may be beyond the range of float32."""
+    gradient = numbers(size) * dtype.type(magnitude)
+    norm = np.linalg.norm(gradient.astype(float))
+    for limit in (0.3 * norm, 2 * norm):
+        clipped = given(backend, gradient)
+        backend.clip_norm(clipped, limit)
+        expected = gradient * min(1.0, limit / norm)
+        close(backend.to_numpy(clipped), expected, dtype, 40)
+
+
+@pytest.mark.parametrize("size", [1, 33, 600_000])
+def test_nothing_is_clipped_to_nothing(size, backend, dtype):
+    gradient = given(backend, np.zeros(size, dtype))
+    with backend.computing():
+        backend.clip_values(gradient, 1.0)
+        backend.clip_norm(gradient, 1.0)
+    assert not backend.to_numpy(gradient).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_clipping_a_norm_hides_no_number_that_is_not_finite(bad, backend, dtype, numbers):
+    gradient = numbers(1025)
+    gradient[700] = bad
+    clipped = given(backend, gradient)
+    with backend.computing():
+        backend.clip_norm(clipped, 1.0)
+    assert not np.isfinite(backend.to_numpy(clipped)).all()
+
+
 @pytest.mark.parametrize(("rows", "columns"), MATRICES)
 def test_column_sum(rows, columns, backend, dtype, numbers):
     array = numbers(rows, columns)

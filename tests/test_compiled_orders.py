@@ -17,7 +17,8 @@ from backprop_gpu.feed import Feed
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
-from backprop_gpu.steps import Steps, clipping
+from backprop_gpu.step import Limits
+from backprop_gpu.steps import Steps
 
 pytestmark = [
     needs_compiler,
@@ -71,9 +72,9 @@ class Training:
         return np.concatenate(losses), self.net.parameters.copy(), *steps.state
 
     def by_numpy(self, *ranges, clip_norm=None, clip_value=None):
-        clip = clipping(self.net.backend, clip_norm, clip_value, None)
-        given = self.net, self.batches, find_loss("mse"), self.optimizer, clip
-        return self.run(Steps(*given, penalizes=self.penalizes), *ranges)
+        limits = Limits(clip_value, clip_norm)
+        given = self.net, self.batches, find_loss("mse"), self.optimizer
+        return self.run(Steps(*given, limits=limits, penalizes=self.penalizes), *ranges)
 
     def by_loop(self, *ranges, threads=1, **limits):
         given = self.net, self.batches, find_loss("mse"), self.optimizer, None, threads

@@ -25,6 +25,8 @@ OPTIMIZERS = (
     bp.AdamW(0.01, weight_decay=0.1),
 )
 
+CLIPPING = {"clip_value": 0.05, "clip_norm": 0.1}
+
 
 def data(n=23, seed=0):
     rng = np.random.default_rng(seed)
@@ -170,9 +172,17 @@ def test_capturing_fails_where_something_is_allocated():
     assert device.allocations == 3
 
 
-@pytest.mark.parametrize("options", [{"clip_norm": 0.1}, {"clip_value": 0.01}], ids=str)
-def test_clipping_is_between_two_graphs(options):
+@pytest.mark.parametrize("options", [{"clip_norm": 0.1}, {"clip_value": 0.01}, CLIPPING], ids=str)
+def test_clipping_is_in_the_graphs(options):
     device = StandInDevice()
+    parameters, _ = trained(network(device.backend(), dtype="float64"), **options)
+    expected, _ = trained(network(dtype="float64"), **options)
+    np.testing.assert_allclose(parameters, expected, rtol=1e-9, atol=1e-12)
+    assert 4 * min(device.graphs) < max(device.graphs)
+
+
+def test_clipping_of_samples_is_between_two_graphs():
+    device, options = StandInDevice(), {"clip_sample_norm": 0.1}
     parameters, _ = trained(network(device.backend(), dtype="float64"), **options)
     expected, _ = trained(network(dtype="float64"), **options)
     np.testing.assert_allclose(parameters, expected, rtol=1e-9, atol=1e-12)
@@ -248,9 +258,13 @@ def launching_singly(backend):
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize("batch_size", [None, 4], ids=str)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_on_a_gpu(optimizer, batch_size, backend, launching_singly, dtype):
-    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 200}
+@pytest.mark.parametrize(
+    ("optimizer", "clipping"),
+    [*((optimizer, {}) for optimizer in OPTIMIZERS), (OPTIMIZERS[0], CLIPPING)],
+    ids=str,
+)
+def test_on_a_gpu(optimizer, clipping, batch_size, backend, launching_singly, dtype):
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 200, **clipping}
     nets = [network(device, dtype=dtype) for device in (backend, launching_singly, "cpu")]
     assert windows.why_not_captured(nets[0], LOSSES["mse"], optimizer) is None
     by_graphs, by_launches, by_numpy = (trained(net, path="steps", **options) for net in nets)

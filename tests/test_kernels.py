@@ -362,6 +362,13 @@ def sums(backend):
     return np.array([*out, *C])
 
 
+def norms(backend):
+    gradient = matrix((1000,), "float64")
+    gradient[700] = 1e200  # its square would be infinite
+    backend.clip_norm(gradient, 0.5)
+    return gradient
+
+
 def softmaxes(backend):
     """What the kernels of softmax make of rows that are longer than a warp."""
     softmax, loss = find_activation("softmax"), LOSSES["categorical_cross_entropy"]
@@ -375,6 +382,7 @@ def softmaxes(backend):
 
 MUTANTS = [
     *[(sums, "__syncthreads();", "", which) for which in range(4)],
+    *[(norms, "__syncthreads();", "", which) for which in range(4)],
     *[(softmaxes, "__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
     *[(softmaxes, "top = warp_max(top);", "", which) for which in (0, 1)],
     (softmaxes, "sum = warp_sum(sum);", "", 0),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from backprop_gpu import kernels
-from backprop_gpu.arrays import Array, ArrayModule, on_gpu
+from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
 from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
 from backprop_gpu.backends.uploads import InPlace, Uploads
@@ -228,6 +228,21 @@ class CudaBackend:
         self._launch(("penalty",), "squares", launch, (weights, sums, np.int64(weights.size)))
         finish = (sums, C, numbers, np.int32(blocks))
         self._launch(("penalty",), "penalize", kernels.one_block(), finish)
+
+    def clip_values(self, gradient: Array, limit: float) -> None:
+        size, most = np.int64(gradient.size), limit_in(limit, gradient.dtype)
+        launch = kernels.elementwise(gradient.size)
+        self._launch(("clip",), "clip_values", launch, (gradient, most, size))
+
+    def clip_norm(self, gradient: Array, limit: float) -> None:
+        size, most = np.int64(gradient.size), limit_in(limit, gradient.dtype)
+        launch = kernels.elementwise(gradient.size)
+        blocks = launch.grid[0]
+        peaks, sums = (self._scratch(name, (blocks,), gradient.dtype) for name in ("peaks", "sums"))
+        count = np.int32(blocks)
+        self._launch(("clip",), "find_peaks", launch, (gradient, peaks, size))
+        self._launch(("clip",), "scaled_squares", launch, (gradient, peaks, sums, count, size))
+        self._launch(("clip",), "clip_norm", launch, (gradient, peaks, sums, most, count, size))
 
     def column_sum(self, array: Array, out: Array) -> None:
         self._two_stages(("column_sum",), "column_sum", (array,), array, out)

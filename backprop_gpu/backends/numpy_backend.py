@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backprop_gpu.arrays import Array, on_gpu
+from backprop_gpu.arrays import Array, limit_in, on_gpu
 from backprop_gpu.backends.mkl import Mkl
 from backprop_gpu.backends.uploads import InPlace, Uploads
 from backprop_gpu.errors import DeviceError, check_count
@@ -236,6 +236,13 @@ class NumpyBackend:
             xp.multiply(square, factor, out=square)
         xp.add(C, square[0], out=C)
 
+    def clip_values(self, gradient: Array, limit: float) -> None:
+        most = limit_in(limit, gradient.dtype)
+        self._call(np.clip, gradient, -most, most, gradient)
+
+    def clip_norm(self, gradient: Array, limit: float) -> None:
+        self._call(_clip_norm, gradient, limit_in(limit, gradient.dtype))
+
     def column_sum(self, array: Array, out: Array) -> None:
         parts = tiles(array)
         sums = _partial_sums(parts, array, out)
@@ -364,6 +371,12 @@ class _Recorder:
                 self._calls.append(partial(function, *fixed, out))
 
         return write_down
+
+
+def _clip_norm(gradient: Array, limit: Any) -> None:
+    peak = np.maximum(np.abs(gradient).max(), np.finfo(gradient.dtype).tiny)
+    scaled = gradient / peak  # the square of a large number would overflow
+    gradient *= np.minimum(limit / peak / np.sqrt(np.dot(scaled, scaled)), 1)
 
 
 def _repeat(calls: Sequence[Callable[[], Any]]) -> None:

@@ -100,6 +100,15 @@ class Backend(Protocol):
     def penalize(self, C: Array, weights: Array, numbers: Array) -> None:
         """C += numbers[1] / 2 * sum of weights^2, whose factor is the weight decay of `update`."""
 
+    def clip_values(self, gradient: Array, limit: float) -> None:
+        """Clip every number of a flat gradient to [-limit, limit], in place."""
+
+    def clip_norm(self, gradient: Array, limit: float) -> None:
+        """Scale a flat gradient down to a norm of `limit`, in place, if it has a larger one.
+
+        A number that is not finite makes others so.
+        """
+
     def column_sum(self, array: Array, out: Array) -> None:
         """out[j] = sum_i array[i, j], in an order that the shape alone decides."""
 

@@ -66,6 +66,8 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
         backend.output_delta(loss, g, matrix + 0.5, matrix + 0.5, matrix, one, matrix, matrix)
     backend.gather(matrix, np.zeros(2, np.int64), matrix)
     backend.penalize(one, row, np.zeros(4, row.dtype))
+    backend.clip_values(row, 1.0)
+    backend.clip_norm(row, 1.0)
     for optimizer in OPTIMIZERS:
         state = [row] * optimizer.slots
         backend.update(optimizer, row, row, state, np.zeros(4, row.dtype), 2)
