@@ -93,7 +93,8 @@ def test_threads_take_turns():
                 other.join(timeout=0.1)  # it has to wait
             return getattr(cublas_library(), name)
 
-    products = cublas.Cublas(Library(), lambda: 0, np.empty(cublas.WORKSPACE, np.uint8))
+    workspace = np.empty(cublas.WORKSPACE, np.uint8)
+    products = cublas.Cublas(Library(), lambda: (0, 0), lambda: workspace)
     A, out, numbers = np.ones((2, 2)), np.empty((2, 2)), np.array([9, 9, 0.5, 0])
     other = Thread(target=products.gemm, args=(A, A, out))
     products.descend(A, A, np.zeros((2, 2)), numbers)
@@ -109,7 +110,7 @@ def test_errors_of_the_library_are_exceptions(products):
     products.close()
     with pytest.raises(bp.DeviceError, match="SetStream_v2 failed with status 1, not initialized"):
         products.gemm(A, A, np.empty((2, 2)))
-    short = cublas.Cublas(cublas_library(), lambda: 0, np.empty(8, np.uint8))
+    short = cublas.Cublas(cublas_library(), lambda: (0, 0), lambda: np.empty(8, np.uint8))
     with pytest.raises(bp.DeviceError, match="status 7, invalid value"):
         short.gemm(A, A, np.empty((2, 2)))
     short.close()

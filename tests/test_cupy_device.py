@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,6 +84,29 @@ def test_what_a_graph_reads_may_change_between_launches(backend):
         numbers[2:] = backend.asarray([alpha, beta], FLOAT32)
         launch()
         np.testing.assert_allclose(backend.to_numpy(W), expected, rtol=1e-4, atol=1e-4)
+
+
+@on_gpu
+def test_products_on_several_streams_do_not_meet(backend):
+    """cuBLAS works in a part of memory that it is given, and may do so on two streams at once."""
+    streams = [backend.xp.cuda.Stream(non_blocking=True) for _ in range(3)]
+    pairs = [matrices(backend, seed) for seed in range(3)]
+    outs = [backend.empty((33, 33), FLOAT32) for _ in pairs]
+    graphs = []
+    for stream, (A, B, _), out in zip(streams, pairs, outs, strict=True):
+        with stream:
+            graphs.append(cupy_device.capture([partial(backend.gemm, A, B, out)]))
+    backend.synchronize()
+    for _ in range(10):
+        for launch, stream, (A, B, _), out in zip(graphs, streams, pairs, outs, strict=True):
+            out.fill(0)
+            backend.synchronize()
+            with stream:
+                launch()
+                backend.gemm(A, B, out)
+        backend.xp.cuda.Device().synchronize()
+        for (_, _, expected), out in zip(pairs, outs, strict=True):
+            np.testing.assert_allclose(backend.to_numpy(out), expected, rtol=1e-4, atol=1e-5)
 
 
 @on_gpu

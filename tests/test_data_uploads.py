@@ -115,7 +115,11 @@ def test_memory_belongs_to_the_stream_that_computes(source, backend, monkeypatch
             return memory(self, *args)
 
     monkeypatch.setattr(CopyStream, "memory", noted)
-    with backend.xp.cuda.Stream(non_blocking=True) as mine:
+    pool = backend.xp.get_default_memory_pool()
+    with (
+        backend.xp.cuda.using_allocator(pool.malloc),
+        backend.xp.cuda.Stream(non_blocking=True) as mine,
+    ):
         assert same_as_on_the_cpu(source, backend)
     assert owners == {mine}
 

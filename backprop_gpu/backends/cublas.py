@@ -45,10 +45,12 @@ class Cublas:
     ----------
     library : ctypes.CDLL
         libcublas.
-    stream : callable () -> int
-        Returns the stream that the device works on now.
-    workspace : array
-        WORKSPACE bytes on the device.
+    streams : callable () -> (int, int)
+        Returns the stream that the device works on now, and the one whose turn that work awaits:
+        another where a graph is captured.
+    allocate : callable () -> array
+        Returns WORKSPACE bytes on the device. cuBLAS needs them on each stream, as two of them
+        may compute at the same time.
     precision : {"float32", "tf32", "bf16"}
         What float32 entries are rounded to before they are multiplied, on tensor cores; sums are
         float32 all the same, and float64 is not touched.
@@ -57,12 +59,13 @@ class Cublas:
     def __init__(
         self,
         library: Any,
-        stream: Callable[[], int],
-        workspace: Array,
+        streams: Callable[[], tuple[int, int]],
+        allocate: Callable[[], Array],
         precision: Precision = "float32",
     ) -> None:
-        self._library, self._stream, self._workspace = library, stream, workspace
-        self._bound_to: int | None = None
+        self._library, self._streams, self._allocate = library, streams, allocate
+        self._workspaces: dict[int, Array] = {}
+        self._bound_to: tuple[int, int] | None = None
         self._handle = c_void_p()
         self._lock = Lock()  # a handle has one stream and one pointer mode for all threads
         self._check("cublasCreate_v2", byref(self._handle))
@@ -124,12 +127,16 @@ class Cublas:
 
     def _bind(self) -> None:
         """Let cuBLAS work on the stream; whenever that is another, it forgets its workspace."""
-        stream = self._stream()
-        if stream != self._bound_to:
-            self._check("cublasSetStream_v2", self._handle, c_void_p(stream))
-            workspace = c_void_p(_address(self._workspace)), c_size_t(self._workspace.nbytes)
-            self._check("cublasSetWorkspace_v2", self._handle, *workspace)
-            self._bound_to = stream
+        streams = stream, turn = self._streams()
+        if streams == self._bound_to:
+            return
+        if turn not in self._workspaces:
+            self._workspaces[turn] = self._allocate()
+        workspace = self._workspaces[turn]
+        self._check("cublasSetStream_v2", self._handle, c_void_p(stream))
+        place = c_void_p(_address(workspace)), c_size_t(workspace.nbytes)
+        self._check("cublasSetWorkspace_v2", self._handle, *place)
+        self._bound_to = streams
 
     def _check(self, function: str, *args: Any) -> None:
         status = getattr(self._library, function)(*args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
@@ -26,6 +27,9 @@ DRIVER = (
     "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
 )
 OPTIONS = ("--std=c++17",)
+OF_EACH_THREAD = 2  # CUDA's name for a stream of every thread's own
+
+_capturing = threading.local()  # `turn`, while this thread captures a graph
 
 
 @cache
@@ -72,9 +76,9 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
     import cupy
 
     device = partial(cupy.cuda.Device, index)
+    workspace = partial(cupy.empty, WORKSPACE, cupy.uint8)
     with device():
-        workspace = cupy.empty(WORKSPACE, cupy.uint8)
-        cublas = Cublas(_libcublas(), _current_stream, workspace, precision)
+        cublas = Cublas(_libcublas(), _streams, workspace, precision)
     launcher = RawKernelLauncher()
     name = f"cuda:{index}"
     uploads = partial(CopyStream, device)
@@ -89,16 +93,20 @@ def capture(calls: Sequence[Call]) -> Call:
     """
     import cupy
 
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
-        try:
-            for call in calls:
-                call()
-        except BaseException:
-            with suppress(Exception):  # it would say no more than that something has failed
-                stream.end_capture()
-            raise
-        graph = stream.end_capture()
+    _capturing.turn = _streams()[1]
+    try:
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            stream.begin_capture()
+            try:
+                for call in calls:
+                    call()
+            except BaseException:
+                with suppress(Exception):  # it would say no more than that something has failed
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
+    finally:
+        del _capturing.turn
     launch: Call = graph.launch
     return launch
 
@@ -177,10 +185,13 @@ def _libcublas() -> ctypes.CDLL:
     return ctypes.CDLL(f"cublas64_{major}.dll" if windows else f"libcublas.so.{major}")
 
 
-def _current_stream() -> int:
+def _streams() -> tuple[int, int]:
+    """Return the current stream, and the one that is current where a graph will be launched."""
     import cupy
 
-    return int(cupy.cuda.get_current_stream().ptr)
+    stream = int(cupy.cuda.get_current_stream().ptr)
+    turn = -threading.get_ident() if stream == OF_EACH_THREAD else stream
+    return stream, getattr(_capturing, "turn", turn)
 
 
 def describe_gpus() -> list[str]:

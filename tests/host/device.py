@@ -133,4 +133,7 @@ def cublas_library() -> ctypes.CDLL:
 
 
 def stand_in_cublas(precision: Any = "float32", stream: Callable[[], int] = lambda: 0) -> Cublas:
-    return Cublas(cublas_library(), stream, np.empty(WORKSPACE, np.uint8), precision)
+    def workspace() -> Any:
+        return np.empty(WORKSPACE, np.uint8)
+
+    return Cublas(cublas_library(), lambda: (stream(), stream()), workspace, precision)

@@ -81,8 +81,7 @@ def start(order: str = "late", seed: int = 0) -> None:
         return bytes(compiled(source)) + b"\0", names
 
     compiler._compile_using_nvrtc_no_warning = compile_for_both
-    thrust.sort = functools.partial(sort, library)
-    thrust.argsort = functools.partial(argsort, library)
+    thrust.sort, thrust.argsort = sort, argsort
     library.simulate(ORDERS.index(order), ctypes.c_uint64(seed))
     global simulated
     simulated = library, order
@@ -102,17 +101,23 @@ def streams(order: str) -> Iterator[None]:
         library.simulate(ORDERS.index(usual), ctypes.c_uint64(0))
 
 
-def sort(library: Any, dtype: Any, data: int, keys: int, shape: Sequence[int]) -> None:
+def sort(dtype: Any, data: int, keys: int, shape: Sequence[int]) -> None:
     """In place of Thrust's, which is machine code."""
-    library.cudaDeviceSynchronize()
+    wait()
     array_at(data, shape, dtype).sort(axis=-1)
 
 
-def argsort(library: Any, dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
-    library.cudaDeviceSynchronize()
+def argsort(dtype: Any, index: int, data: int, keys: int, shape: Sequence[int]) -> None:
+    wait()
     values = array_at(data, shape, dtype)
     array_at(index, shape, np.intp)[...] = values.argsort(axis=-1, kind="stable")
     values.sort(axis=-1)
+
+
+def wait() -> None:
+    import cupy
+
+    cupy.cuda.get_current_stream().synchronize()
 
 
 def array_at(address: int, shape: Sequence[int], dtype: Any) -> Any:

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <memory>
 
 namespace {
 constexpr int NOT_INITIALIZED = 1, INVALID = 7, FAILED = 13, UNSUPPORTED = 15;
@@ -40,7 +41,8 @@ float of_bfloat16(std::uint16_t bits) {
     return x;
 }
 
-// C = alpha A B + beta C. `round` makes a T of a factor's entry.
+// C = alpha A B + beta C. `round` makes a T of a factor's entry. The product is in the workspace
+// at first, where that of another stream must not be.
 template <class Factor, class T, class Round>
 int multiply(Handle* handle, const T* alpha, const T* beta, bool transpose_a, bool transpose_b,
              int m, int n, int k, const Factor* A, int lda, const Factor* B, int ldb, T* C,
@@ -50,8 +52,13 @@ int multiply(Handle* handle, const T* alpha, const T* beta, bool transpose_a, bo
     ++handle->products;
     const bool on_device = handle->numbers_on_device;
     const T alpha_now = on_device ? 0 : *alpha, beta_now = on_device ? 0 : *beta;
-    const auto work = [=] {
-        const T by = on_device ? *alpha : alpha_now, kept = on_device ? *beta : beta_now;
+    std::shared_ptr<std::vector<T>> own;
+    T* product = static_cast<T*>(handle->workspace);
+    if (handle->bytes < sizeof(T) * m * n) {
+        own = std::make_shared<std::vector<T>>(long(m) * n);
+        product = own->data();
+    }
+    const auto factors = [=] {
         std::vector<T> column(k);
         for (long j = 0; j < n; ++j) {
             for (long p = 0; p < k; ++p)
@@ -60,11 +67,20 @@ int multiply(Handle* handle, const T* alpha, const T* beta, bool transpose_a, bo
                 T sum = 0;
                 for (long p = 0; p < k; ++p)
                     sum += round(transpose_a ? A[p + i * lda] : A[i + p * lda]) * column[p];
-                C[i + j * ldc] = kept ? by * sum + kept * C[i + j * ldc] : by * sum;
+                product[i + j * m] = sum;
             }
         }
     };
-    return ask(stream_of(handle->stream), work) ? FAILED : OK;
+    const auto sums = [=, keeps = own] {
+        const T by = on_device ? *alpha : alpha_now, kept = on_device ? *beta : beta_now;
+        for (long j = 0; j < n; ++j)
+            for (long i = 0; i < m; ++i) {
+                T& out = C[i + j * ldc];
+                out = kept ? by * product[i + j * m] + kept * out : by * product[i + j * m];
+            }
+    };
+    Stream* const stream = stream_of(handle->stream);
+    return ask(stream, factors) || ask(stream, sums) ? FAILED : OK;
 }
 
 template <class T>
@@ -84,7 +100,7 @@ int dot(Handle* handle, int n, const T* x, int step_x, const T* y, int step_y, T
 
 EXPORT int cublasCreate_v2(Handle** handle) {
     const Lock lock(mutex);
-    if (spoil_captures()) return NOT_INITIALIZED;
+    if (may_wait()) return NOT_INITIALIZED;
     handles.insert(*handle = newest = new Handle{});
     return OK;
 }

@@ -125,7 +125,7 @@ EXPORT cudaError_t cudaMemGetInfo(size_t* left, size_t* total) {
 
 EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) {
     const Lock lock(mutex);
-    if (const int refused = spoil_captures()) return answer(refused);
+    if (const int refused = may_wait()) return answer(refused);
     if (bytes > memory_left) return cudaErrorMemoryAllocation;
     const cudaError_t status = allocate(device_memory, address, bytes);
     if (!status) memory_left -= bytes;
@@ -189,7 +189,7 @@ EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
 
 EXPORT cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     const Lock lock(mutex);
-    if (const int refused = spoil_captures()) return answer(refused);
+    if (const int refused = may_wait()) return answer(refused);
     const cudaError_t status = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
     if (!status && !(is_in(device_memory, to) && is_in(device_memory, from))) finish(&null_stream);
     return answer(status);
@@ -238,7 +238,7 @@ EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 
 EXPORT cudaError_t cudaDeviceSynchronize() {
     const Lock lock(mutex);
-    if (const int refused = spoil_captures()) return answer(refused);
+    if (const int refused = wait_for_all()) return answer(refused);
     finish_all();
     return answer(OK);
 }
@@ -294,12 +294,14 @@ EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, u
 
 // ---- graphs ------------------------------------------------------------------------------------
 
-EXPORT cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode) {
+EXPORT cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
     const Lock lock(mutex);
     Stream* const stream = stream_of(handle);
     if (stream == &null_stream) return answer(UNCAPTURABLE);
     if (stream->captured) return answer(cudaErrorIllegalState);
     stream->captured = new Graph;
+    stream->mode = static_cast<Mode>(mode);
+    stream->thread = std::this_thread::get_id();
     stream->spoilt = false;
     return cudaSuccess;
 }
@@ -376,7 +378,14 @@ void run(const Kernel& kernel, dim3 grid, dim3 block, unsigned shared,
          const std::vector<std::string>& arguments) {
     if (!failure.empty()) return;
     std::vector<const void*> addresses;
-    for (const std::string& argument : arguments) addresses.push_back(argument.data());
+    const char* code = kernel.signature;
+    for (const std::string& argument : arguments) {
+        if (is_elsewhere(code, argument.data()))
+            failure = "kernel " + kernel.name + " is given memory that a GPU can't reach";
+        addresses.push_back(argument.data());
+        code = std::strchr(code, ' ') + 1;
+    }
+    if (!failure.empty()) return;
     std::vector<unsigned> blocks;
     if (order == Order::random) {
         for (unsigned i = 0; i < grid.x * grid.y * grid.z; ++i) {
@@ -451,12 +460,8 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
         !threads || threads > THREADS || shared > unsigned(kernel.shared_limit) || packed)
         return CUDA_ERROR_INVALID_VALUE;
     std::vector<std::string> copies;
-    const char* code = kernel.signature;
-    for (const int* size = kernel.sizes; *size; ++size, ++arguments) {
-        if (is_elsewhere(code, *arguments)) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    for (const int* size = kernel.sizes; *size; ++size, ++arguments)
         copies.emplace_back(static_cast<char*>(*arguments), *size);
-        code = std::strchr(code, ' ') + 1;
-    }
     const auto work = [=, &kernel] { run(kernel, grid, block, shared, copies); };
     return static_cast<CUresult>(answer(ask(stream_of(stream), work)));
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,12 +30,16 @@ struct Asked {
 
 using Graph = std::vector<Work>;
 
+enum class Mode { global, thread_local_, relaxed };  // as cudaStreamCaptureMode has them
+
 struct Stream {
     bool blocking = true;  // waits for the null stream, and lets it wait
     std::deque<Asked> queue;
     long asked = 0, done = 0;
     std::vector<Mark> after;   // what the next work has to wait for
     Graph* captured = nullptr;
+    Mode mode = Mode::global;  // of capturing
+    std::thread::id thread;    // that captures
     bool spoilt = false;       // something was asked for that can't be captured
 };
 
@@ -79,11 +84,22 @@ inline void finish_all() {
     for (Stream* stream : std::set<Stream*>(streams)) finish(stream);
 }
 
-// What a call answers that would have to wait while a stream is captured, which is spoilt by it.
-inline int spoil_captures() {
+// What a call answers that waits for the whole device; it spoils what is captured anywhere.
+inline int wait_for_all() {
     int answer = OK;
     for (Stream* stream : streams)
         if (stream->captured) stream->spoilt = true, answer = UNCAPTURABLE;
+    return answer;
+}
+
+// What a call answers that may wait for the device: whoever captures says whom that concerns.
+inline int may_wait() {
+    int answer = OK;
+    for (Stream* stream : streams) {
+        const bool mine = stream->mode == Mode::global || stream->thread == std::this_thread::get_id();
+        if (stream->captured && stream->mode != Mode::relaxed && mine)
+            stream->spoilt = true, answer = UNCAPTURABLE;
+    }
     return answer;
 }
 
