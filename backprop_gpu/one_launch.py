@@ -7,6 +7,7 @@ Where the arithmetic of a step takes microseconds, launching its kernels takes m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, limit_in
 from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
 from backprop_gpu.compiled.loop import weight_count
 from backprop_gpu.compiled.source import entries_source, missing_expression
@@ -26,6 +27,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import orders
+from backprop_gpu.step import NO_LIMITS, Limits
 
 WARP_BATCH = CROSSOVERS["warp_batch"].value  # samples that a warp takes, one by one
 TILE = 64  # samples that a block takes at once, where its shared memory is large enough
@@ -146,6 +148,8 @@ class OneLaunch:
     optimizer : Optimizer
         The learning rate and the weight decay may differ from network to network.
     batch_size : int
+    limits : Limits
+        What gradients are clipped to, but for those of single samples.
 
     Raises
     ------
@@ -153,14 +157,26 @@ class OneLaunch:
         If there is no kernel for this: with the reason.
     """
 
-    def __init__(self, net: MLP, loss: Loss, optimizer: Optimizer, batch_size: int) -> None:
+    def __init__(
+        self,
+        net: MLP,
+        loss: Loss,
+        optimizer: Optimizer,
+        batch_size: int,
+        limits: Limits = NO_LIMITS,
+    ) -> None:
         self._backend: CudaBackend = net.backend  # type: ignore[assignment]
         self._dtype, self._batch_size = net.dtype, batch_size
         kernel = kernel_for(net, loss, optimizer, batch_size)
         if isinstance(kernel, str):
             raise DomainError(f"training takes more than one launch: {kernel}")
         entries = net.layer_sizes, net.activations, loss, optimizer
-        self._kernel, self._source = kernel, source(*entries, net.dtype.name, kernel)
+        clips = limits != NO_LIMITS
+        self._kernel, self._source = kernel, source(*entries, net.dtype.name, kernel, clips)
+        self._limits = [
+            net.dtype.type(math.inf) if limit is None else limit_in(limit, net.dtype)
+            for limit in (limits.value, limits.norm)
+        ]
 
     def run(
         self,
@@ -224,6 +240,7 @@ class OneLaunch:
                 *(parameters, s0, s1, x, y, order),
                 *(self._backend.asarray(numbers, self._dtype), losses, ran),
                 *map(np.int64, (*sizes, numbers_stride)),
+                *self._limits,
             ),
             self._kernel.shared_bytes,
         )
@@ -243,6 +260,7 @@ def source(
     optimizer: Optimizer,
     dtype: str,
     kernel: Kernel,
+    clips: bool = False,
 ) -> str:
     """Return one complete translation unit, whose kernel is `train`."""
     constants = {
@@ -250,10 +268,12 @@ def source(
         **{"TILE": kernel.tile, "SHARED_BYTES": kernel.shared_bytes},
     }
     large = (str(int(_gradient(*pair, kernel.tf32)[1])) for pair in pairwise(layer_sizes))
+    truths = {"TF32": kernel.tf32, "CLIPS": clips}
     network = (
         "#define INLINE static __device__ __forceinline__",
         *(f"constexpr int {name} = {value};" for name, value in constants.items()),
-        f"constexpr bool TF32 = {int(kernel.tf32)}, LARGE_WEIGHTS[] = {{{', '.join(large)}}};",
+        *(f"constexpr bool {name} = {int(value)};" for name, value in truths.items()),
+        f"constexpr bool LARGE_WEIGHTS[] = {{{', '.join(large)}}};",
         f"constexpr int SIZES[] = {{{', '.join(map(str, layer_sizes))}}};",
         entries_source(activations, loss),
     )
@@ -302,7 +322,7 @@ def _block(
     fixed = weights + sum(strides[1:]) + 2 * (z_strides.count(0) + 1)
     row = sum(strides) + sum(z_strides)
     wanted = min(TILE, batch_size)
-    room = gpu.shared_bytes // itemsize - fixed - threads  # that many for block_sum
+    room = gpu.shared_bytes // itemsize - fixed - 2 * threads  # those for block_sum and block_max
     tile = min(wanted, room // row)
     if tile < min(wanted, 8):
         return (

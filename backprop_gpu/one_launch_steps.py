@@ -11,6 +11,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.one_launch import OneLaunch, most_steps
 from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.step import NO_LIMITS, Limits
 
 
 class OneLaunchSteps(ChunkSteps):
@@ -18,7 +19,7 @@ class OneLaunchSteps(ChunkSteps):
 
     Parameters
     ----------
-    net, batches, loss, optimizer
+    net, batches, loss, optimizer, limits
         As of `Steps`.
     seed : int or None
         What shuffles the batches.
@@ -27,10 +28,16 @@ class OneLaunchSteps(ChunkSteps):
     batches: ArrayBatches
 
     def __init__(
-        self, net: MLP, batches: ArrayBatches, loss: Loss, optimizer: Optimizer, seed: int | None
+        self,
+        net: MLP,
+        batches: ArrayBatches,
+        loss: Loss,
+        optimizer: Optimizer,
+        seed: int | None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._seeds = None if seed is None else [seed]
-        self._launch = OneLaunch(net, loss, optimizer, batches.batch_size)
+        self._launch = OneLaunch(net, loss, optimizer, batches.batch_size, limits)
         super().__init__(net, batches, optimizer)
 
     def _run(

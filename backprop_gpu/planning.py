@@ -154,7 +154,7 @@ def _plan_on_gpu(
         return _launches(net, loss, optimizer, unusual)
 
     kernel: one_launch.Kernel | str = f"{unusual} takes single steps"
-    if unusual is None:
+    if unusual in (None, "clipping"):
         kernel = one_launch.kernel_for(net, loss, optimizer, rows)
     if isinstance(kernel, str) and path == "one launch":
         raise DomainError(f"path='one launch' can't run this training: {kernel}")

@@ -22,6 +22,9 @@ class Limits(NamedTuple):
     sample_norm: float | None = None
 
 
+NO_LIMITS = Limits()
+
+
 class Step(NamedTuple):
     """A step in two parts, so that the loss can be looked at before the parameters change.
 
@@ -47,7 +50,7 @@ class Step(NamedTuple):
     state: Sequence[Array]
     descends: bool = False
     penalizes: bool = False
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
 
     def propagate(self, backend: Backend, space: Space, C: Array, numbers: Array) -> None:
         """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""

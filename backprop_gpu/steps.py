@@ -20,13 +20,12 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.network import feed_forward
 from backprop_gpu.optimizers import Optimizer, is_plain
 from backprop_gpu.per_sample import clip_samples
-from backprop_gpu.step import Limits, Step
+from backprop_gpu.step import NO_LIMITS, Limits, Step
 from backprop_gpu.windows import Windows
 from backprop_gpu.workspace import Space, Workspace
 
 Safe = Literal["nothing", "parameters", "everything"]
 
-NO_LIMITS = Limits()
 MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new one every time
 
 

@@ -183,6 +183,7 @@ def train(
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
+        clipped = Limits(clip_value, clip_norm, clip_sample_norm)
         steps: Path | None = None
         fused: Fused | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=2):
@@ -196,9 +197,8 @@ def train(
             elif chosen.path == "fused":
                 fused = Fused(net.activations, entry, optimizer, net.dtype)
         if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
-            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed)
+            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed, clipped)
         if steps is None:
-            clipped = Limits(clip_value, clip_norm, clip_sample_norm)
             steps = Steps(net, batches, entry, optimizer, limits=clipped, fused=fused)
             history.path = "fused" if fused else "steps"
         run = Run(steps, history)

@@ -9,18 +9,27 @@ typedef long long index_t;  // flat indices: arrays may hold more than 2^31 numb
 constexpr int WARP = 32;
 constexpr int MAX_THREADS = 256;  // threads in a block, at most; kernels.THREADS
 
-// Adds up `mine` over the block's threads with a tree in shared memory; thread 0 gets the sum.
-// blockDim.x is a power of two.
-static __device__ real block_sum(real mine) {
+// Folds `mine` over the block's threads with a tree in shared memory; blockDim.x is a power of two.
+// All threads get the result, if they meet at a barrier before the next fold of the kind.
+template <class Fold>
+static __device__ real block_fold(real mine, Fold fold) {
     __shared__ real partial[MAX_THREADS];
     const int t = threadIdx.x;
     partial[t] = mine;
     __syncthreads();
     for (int half = blockDim.x / 2; half > 0; half /= 2) {
-        if (t < half) partial[t] += partial[t + half];
+        if (t < half) partial[t] = fold(partial[t], partial[t + half]);
         __syncthreads();
     }
     return partial[0];
+}
+
+static __device__ real block_sum(real mine) {
+    return block_fold(mine, [](real a, real b) { return a + b; });
+}
+
+static __device__ real block_max(real mine) {
+    return block_fold(mine, [](real a, real b) { return fmax(a, b); });
 }
 
 // All lanes of a warp get the sum, or the maximum, of `mine` over its lanes.

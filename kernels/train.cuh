@@ -1,6 +1,6 @@
 // What train_warp.cu and train_block.cu share; each of them is a `train_network`. In front of this
 // file stands what one_launch.py writes: L, SIZES (nodes of every layer, the input's first), SLOTS
-// (of the optimizer's state), THREADS (in a block); `Activation<l>` with softmax, keeps_z, g(z) and
+// (of the optimizer's state), THREADS (in a block), CLIPS (gradients or not); `Activation<l>` with softmax, keeps_z, g(z) and
 // g_prime(z, a); `Loss` with canonical, of_rows, term(z, a, y, m) and slope(z, a, y, m), which is
 // dC_i/da under softmax and dC_i/dz otherwise.
 
@@ -30,6 +30,7 @@ struct Run {
     real* losses;            // (networks, steps)
     index_t* ran;  // how many losses were written: the first that is not finite is the last one
     index_t n, batch_size, first_step, steps, order_stride, epoch_stride, numbers_stride;
+    real clip_value, clip_norm;  // infinite for no limit
 };
 
 // The batches of one network, in turn.
@@ -60,10 +61,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     train(real* parameters, real* s0, real* s1, const real* x, const real* y, const index_t* order,
           const real* numbers, real* losses, index_t* ran, index_t n, index_t batch_size,
           index_t first_step, index_t steps, index_t order_stride, index_t epoch_stride,
-          index_t numbers_stride) {
+          index_t numbers_stride, real clip_value, real clip_norm) {
     train_network({parameters, s0, s1, x, y, order, reinterpret_cast<const Numbers*>(numbers),
                    losses, ran, n, batch_size, first_step, steps, order_stride, epoch_stride,
-                   numbers_stride});
+                   numbers_stride, clip_value, clip_norm});
+}
+
+// Clips the gradient, as clip.cu does. `each` calls a body for a thread's numbers of it; `largest`
+// and `total` are of all threads.
+template <class Each, class Largest, class Total>
+INLINE void clip(const Run& run, Each each, Largest largest, Total total) {
+    const real limit = run.clip_value;
+    real mine = 0, sum = 0;
+    each([&](real& g) {
+        if (fabs(g) > limit) g = g > real(0) ? limit : -limit;
+        mine = fmax(mine, fabs(g));
+    });
+    const real peak = largest(mine);
+    each([&](real& g) {
+        const real scaled = g / peak;
+        sum += peak > real(0) ? scaled * scaled : real(0);
+    });
+    const real factor = run.clip_norm / peak / sqrt(total(sum));
+    if (factor >= real(1)) return;  // NaN is not, and goes into every number
+    each([&](real& g) { g *= factor; });
 }
 
 // One optimizer step for one parameter.

@@ -205,6 +205,14 @@ INLINE void train_network(const Run& run) {
         if (threadIdx.x == 0) losses[done] = C;
         ++done;
         if (!isfinite(C)) break;
+        if constexpr (CLIPS)
+            clip(
+                run,
+                [&](auto body) {
+                    each_parameter<L>(shared, gradient,
+                                      [&](real&, real& g, int, bool) { body(g); });
+                },
+                block_max, block_sum);
         each_parameter<L>(shared, gradient, [&](real& p, real& g, int i, bool is_weight) {
             real m = SLOTS > 0 ? run.s0[at + i] : real(0), v = SLOTS > 1 ? run.s1[at + i] : real(0);
             apply(p, g, m, v, *now, is_weight);

@@ -178,6 +178,13 @@ INLINE void train_network(const Run& run) {
         if (nodes.lane == 0) losses[done] = C;
         ++done;
         if (!isfinite(C)) break;
+        if constexpr (CLIPS)
+            clip(
+                run,
+                [&](auto body) {
+                    each_parameter<L>(nodes, [&](Parameter& q, int, bool) { body(q.dC_dp); });
+                },
+                warp_max, warp_sum);
         each_parameter<L>(nodes, [=](Parameter& q, int, bool is_weight) {
             apply(q.p, q.dC_dp, q.s0, q.s1, now, is_weight);
             q.dC_dp = 0;

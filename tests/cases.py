@@ -8,6 +8,7 @@ import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.step import NO_LIMITS
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -47,10 +48,11 @@ class TrainingCase:
         steps=5,
         first_step=0,
         seed=None,
+        limits=NO_LIMITS,
     ):
         self.net = bp.MLP(sizes, activations, device="cpu", dtype=dtype, seed=3)
         self.loss, self.optimizer = find_loss(loss), optimizer or bp.SGD(0.1)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.limits = batch_size, seed, limits
         self.steps = range(first_step, first_step + steps)
         self.batches = -(-n // batch_size)
         random = np.random.default_rng(4)

@@ -69,6 +69,15 @@ def test_small_networks_train_as_numpy_does(optimizer, sizes, path, backend, dty
     check(found, expected, {"float32": 1e-4, "float64": 1e-10}[dtype.name])
 
 
+@on_both
+@pytest.mark.parametrize("path", ["steps", "one launch"])
+@pytest.mark.parametrize("sizes", [WARP, BLOCK], ids=["a warp", "a block"])
+def test_gradients_of_small_networks_are_clipped(sizes, path, backend):
+    options = {"clip_value": 0.05, "clip_norm": 0.1, "optimizer": bp.SGD(0.5)}
+    found = trained(backend, sizes, path, **options)
+    check(found, trained("cpu", sizes, "steps", dtype="float64", **options), 1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize(

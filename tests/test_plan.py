@@ -46,7 +46,9 @@ def test_the_reasons_for_single_steps(backend):
     }
     if backend.device != "cpu":
         reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))
-        reasons["clipping takes"] = planned(elsewhere, unusual="clipping")
+        reasons["clipping the gradients of samples takes"] = planned(
+            elsewhere, unusual="clipping the gradients of samples"
+        )
         reasons["streaming takes"] = planned(elsewhere, unusual="streaming")
         reasons["too few to be worth compiling them (an estimate)"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():

@@ -37,11 +37,16 @@ class Case(TrainingCase):
         return losses, net.parameters, *steps.state
 
     def by_numpy(self, dtype=None):
-        return self.run(lambda net, b: Steps(net, b, self.loss, self.optimizer), "cpu", dtype=dtype)
+        given = self.loss, self.optimizer
+        return self.run(
+            lambda net, b: Steps(net, b, *given, limits=self.limits), "cpu", dtype=dtype
+        )
 
     def in_one_launch(self, backend=None, finite=True):
         return self.run(
-            lambda net, b: OneLaunchSteps(net, b, self.loss, self.optimizer, self.seed),
+            lambda net, b: OneLaunchSteps(
+                *(net, b, self.loss, self.optimizer, self.seed, self.limits)
+            ),
             backend or emulated_backend(),
             finite,
         )
