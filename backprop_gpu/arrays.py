@@ -114,8 +114,9 @@ def _remedy(shape: tuple[int, ...], name: str, columns: int, meaning: str) -> st
 
 
 def limit_in(limit: float, dtype: np.dtype[Any]) -> Any:
-    """Return a limit as a number of a dtype, which may have none as large."""
-    return dtype.type(min(limit, float(np.finfo(dtype).max)))
+    """Return a limit as a number of a dtype, which may have none as large, or as small."""
+    info = np.finfo(dtype)
+    return dtype.type(min(max(limit, float(info.tiny)), float(info.max)))
 
 
 def check_result(result: Any, shape: tuple[int, ...], what: str, given: tuple[int, ...]) -> None:

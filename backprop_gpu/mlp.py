@@ -117,7 +117,7 @@ class MLP:
             Layer(W, b, g) for W, b, g in zip(*self.split(self.parameters), entries, strict=True)
         )
         self.set_parameters(weights, [np.zeros(nodes) for nodes in self.layer_sizes[1:]])
-        self._recorded: dict[int, tuple[Trace, Callable[[], None]]] = {}
+        self._recorded: dict[tuple[int, int], tuple[Trace, Callable[[], None]]] = {}
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -307,14 +307,16 @@ class MLP:
         """Repeat the forward pass on as many samples that was recorded, or record one."""
         n = len(x)
         with self.backend.computing(2.0 * n * self.weight_count):
-            # Whoever computes has it alone: another thread finds nothing, and records its own.
-            recorded = self._recorded.pop(n, None) or self._record_forward(n)
+            # Whoever computes has it alone: another thread finds nothing, and records its own. On
+            # another stream of a GPU it may be at work still.
+            key = n, self.backend.turn()
+            recorded = self._recorded.pop(key, None) or self._record_forward(n)
             trace, replay = recorded
             trace.a[0][...] = x
             replay()
             output = trace.output.copy()
         if len(self._recorded) < MOST_RECORDED:
-            self._recorded[n] = recorded
+            self._recorded[key] = recorded
         return output
 
     def _record_forward(self, n: int) -> tuple[Trace, Callable[[], None]]:

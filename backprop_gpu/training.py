@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
@@ -31,7 +31,7 @@ from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.planning import PathName, plan
 from backprop_gpu.resuming import Checkpoints
 from backprop_gpu.running import Path, Run
-from backprop_gpu.step import Limits
+from backprop_gpu.step import NO_LIMITS, Limits
 from backprop_gpu.steps import Steps
 from backprop_gpu.stopping import BestEpoch, EarlyStopping
 
@@ -139,14 +139,10 @@ def train(
     seed = check_count("seed", seed, least=0)
     if batch_size is not None:
         batch_size = check_count("batch_size", batch_size)
-    limits = {
-        "clip_norm": clip_norm,
-        "clip_value": clip_value,
-        "clip_sample_norm": clip_sample_norm,
-    }
-    for name, limit in limits.items():
+    limits = Limits(clip_value, clip_norm, clip_sample_norm)
+    for name, limit in limits._asdict().items():
         if limit is not None:
-            check_positive(name, limit)
+            check_positive(f"clip_{name}", limit)
     _check_helpers(optimizer, validation, early_stopping, callbacks)
     if resume and checkpoint is None:
         raise DomainError("resume=True needs checkpoint=, the folder to go on from")
@@ -173,7 +169,7 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         path=path,
-        unusual=_unusual(stream, limits),
+        unusual=_unusual(stream, limits, net.device),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History(path=chosen.path, precision=net.precision)
@@ -183,7 +179,6 @@ def train(
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
-        clipped = Limits(clip_value, clip_norm, clip_sample_norm)
         steps: Path | None = None
         fused: Fused | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=2):
@@ -197,9 +192,9 @@ def train(
             elif chosen.path == "fused":
                 fused = Fused(net.activations, entry, optimizer, net.dtype)
         if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
-            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed, clipped)
+            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed, limits)
         if steps is None:
-            steps = Steps(net, batches, entry, optimizer, limits=clipped, fused=fused)
+            steps = Steps(net, batches, entry, optimizer, limits=limits, fused=fused)
             history.path = "fused" if fused else "steps"
         run = Run(steps, history)
         checkpoints.restore(
@@ -207,7 +202,8 @@ def train(
             watch.best,
             **{"loss": entry.name, "path": history.path, "samples": batches.samples},
             precision=net.precision,
-            **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle, **limits},
+            **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle},
+            **{f"clip_{name}": limit for name, limit in limits._asdict().items()},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),
         )
@@ -277,13 +273,13 @@ class _Watch:
             self.best.restore(self.net)
 
 
-def _unusual(stream: Feed | None, limits: Mapping[str, float | None]) -> str | None:
+def _unusual(stream: Feed | None, limits: Limits, device: str) -> str | None:
     """Return what is asked for that not every path can do, in words; see `plan`."""
     if stream is not None and stream.per_epoch is None:
         return "a stream of batches"
-    if limits["clip_sample_norm"] is not None:
+    if limits.sample_norm is not None:
         return "clipping the gradients of samples"
-    if any(limit is not None for limit in limits.values()):
+    if limits != NO_LIMITS and (stream is None or device == "cpu"):  # a GPU minds the stream more
         return "clipping"
     return "streaming" if stream else None
 

@@ -29,8 +29,8 @@ extern "C" __global__ void scaled_squares(const real* gradient, const real* peak
     const real peak = peak_of(peaks, blocks);
     real sum = 0;
     for (index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride) {
-        const real scaled = gradient[i] / peak;
-        sum += peak > 0 ? scaled * scaled : 0;
+        const real scaled = peak > 0 ? gradient[i] / peak : gradient[i];
+        sum += scaled * scaled;
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
@@ -42,8 +42,8 @@ extern "C" __global__ void clip_norm(real* gradient, const real* peaks, const re
     const real peak = peak_of(peaks, blocks);
     real sum = 0;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += sums[i];
-    const real factor = limit / peak / sqrt(block_sum(sum));
-    if (factor >= 1) return;  // NaN is not, and goes into every number
+    const real kept = limit / sqrt(block_sum(sum));  // of the largest number
+    if (kept >= peak) return;                        // NaN is not, and goes into every number
     for (index_t i = index_t(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride)
-        gradient[i] *= factor;
+        gradient[i] = gradient[i] / peak * kept;
 }

@@ -79,12 +79,12 @@ INLINE void clip(const Run& run, Each each, Largest largest, Total total) {
     });
     const real peak = largest(mine);
     each([&](real& g) {
-        const real scaled = g / peak;
-        sum += peak > real(0) ? scaled * scaled : real(0);
+        const real scaled = peak > real(0) ? g / peak : g;
+        sum += scaled * scaled;
     });
-    const real factor = run.clip_norm / peak / sqrt(total(sum));
-    if (factor >= real(1)) return;  // NaN is not, and goes into every number
-    each([&](real& g) { g *= factor; });
+    const real kept = run.clip_norm / sqrt(total(sum));  // of the largest number
+    if (kept >= peak) return;                            // NaN is not, and goes into every number
+    each([&](real& g) { g = g / peak * kept; });
 }
 
 // One optimizer step for one parameter.

@@ -6,6 +6,7 @@ A backend that is missing here skips its tests, and pytest's summary says why.
 import os
 import signal
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from host.launcher import unavailable_reason
 
 from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.backends.cupy_device import open_gpu, unusable
 
 
 def pytest_addoption(parser):
@@ -30,14 +32,14 @@ def pytest_configure(config):
         if reason := simulated_gpu.unavailable_reason():
             raise pytest.UsageError(f"--simulate-gpu: {reason}")
         simulated_gpu.start(order)
+        if reason := unusable():
+            raise pytest.UsageError(f"--simulate-gpu: {reason}")
     # A shell lets what it starts in the background ignore Ctrl-C, and so would what tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gpu():
-    from backprop_gpu.backends.cupy_device import open_gpu, unusable
-
     if reason := unusable():
         pytest.skip(reason)
     return open_gpu(0, "float32")
@@ -70,6 +72,14 @@ def no_mkl():
 def backend(request):
     make, _ = BACKENDS[request.param]
     return make()
+
+
+@pytest.fixture
+def random_streams(request):
+    """Streams that work side by side, on a simulated GPU every time."""
+    simulates = request.config.getoption("--simulate-gpu")
+    with simulated_gpu.streams("random") if simulates else nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -169,16 +169,18 @@ def test_clip_values(size, limit, backend, dtype, numbers):
     np.testing.assert_array_equal(backend.to_numpy(clipped), expected)
 
 
-@pytest.mark.parametrize("magnitude", [1, 1e-30, 1e30])
+@pytest.mark.parametrize("magnitude", [1, 1e-30, 1e30, 4e37])
 @pytest.mark.parametrize("size", [*SIZES, 600_000])
 def test_clip_norm(size, magnitude, backend, dtype, numbers):
-    """Squares may be beyond the range of float32."""
+    """Squares may be beyond the range of float32, and the limit over the norm, too."""
     gradient = numbers(size) * dtype.type(magnitude)
     norm = np.linalg.norm(gradient.astype(float))
-    for limit in (0.3 * norm, 2 * norm):
+    limits = [limit for limit in (0.3 * norm, 2 * norm, 1e-5) if limit < np.finfo(dtype).max]
+    for limit in limits:
         clipped = given(backend, gradient)
-        backend.clip_norm(clipped, limit)
-        expected = gradient * min(1.0, limit / norm)
+        with backend.computing():
+            backend.clip_norm(clipped, limit)
+        expected = gradient.astype(float) * min(1.0, limit / norm)
         close(backend.to_numpy(clipped), expected, dtype, 40)
 
 
@@ -186,19 +188,21 @@ def test_clip_norm(size, magnitude, backend, dtype, numbers):
 def test_nothing_is_clipped_to_nothing(size, backend, dtype):
     gradient = given(backend, np.zeros(size, dtype))
     with backend.computing():
-        backend.clip_values(gradient, 1.0)
-        backend.clip_norm(gradient, 1.0)
+        for limit in (1.0, 1e-300):
+            backend.clip_values(gradient, limit)
+            backend.clip_norm(gradient, limit)
     assert not backend.to_numpy(gradient).any()
 
 
+@pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_clipping_a_norm_hides_no_number_that_is_not_finite(bad, backend, dtype, numbers):
-    gradient = numbers(1025)
+def test_a_number_that_is_not_finite_makes_all_so(bad, others, backend, dtype, numbers):
+    gradient = others * numbers(1025)
     gradient[700] = bad
     clipped = given(backend, gradient)
     with backend.computing():
         backend.clip_norm(clipped, 1.0)
-    assert not np.isfinite(backend.to_numpy(clipped)).all()
+    assert not np.isfinite(backend.to_numpy(clipped)).any()
 
 
 @pytest.mark.parametrize(("rows", "columns"), MATRICES)

@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from functools import partial
+from threading import Barrier, Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import backprop_gpu as bp
 from backprop_gpu import kernels
-from backprop_gpu.backends import cupy_device
+from backprop_gpu.backends import cublas, cupy_device
 
 on_gpu = pytest.mark.parametrize(
     "backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
@@ -87,7 +88,7 @@ def test_what_a_graph_reads_may_change_between_launches(backend):
 
 
 @on_gpu
-def test_products_on_several_streams_do_not_meet(backend):
+def test_products_on_several_streams_do_not_meet(backend, random_streams):
     """cuBLAS works in a part of memory that it is given, and may do so on two streams at once."""
     streams = [backend.xp.cuda.Stream(non_blocking=True) for _ in range(3)]
     pairs = [matrices(backend, seed) for seed in range(3)]
@@ -107,6 +108,58 @@ def test_products_on_several_streams_do_not_meet(backend):
         backend.xp.cuda.Device().synchronize()
         for (_, _, expected), out in zip(pairs, outs, strict=True):
             np.testing.assert_allclose(backend.to_numpy(out), expected, rtol=1e-4, atol=1e-5)
+
+
+@on_gpu
+def test_a_networks_outputs_on_several_streams_do_not_meet(backend, random_streams):
+    net = bp.MLP([33, 20, 5], device=backend)
+    streams = [backend.xp.cuda.Stream(non_blocking=True) for _ in range(3)]
+    inputs = [matrices(backend, seed)[0] for seed in range(3)]
+    expected = [net.copy(device="cpu")(backend.to_numpy(x)) for x in inputs]
+    backend.synchronize()
+    for _ in range(10):
+        found = []
+        for stream, x in zip(streams, inputs, strict=True):
+            with stream:
+                found.append(net(x))
+        backend.xp.cuda.Device().synchronize()
+        for a, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(backend.to_numpy(a), wanted, rtol=1e-4, atol=1e-5)
+
+
+@on_gpu
+def test_a_graph_works_where_its_stream_does(backend):
+    """It takes no memory of its own, that is, but that of the stream it is captured for."""
+    A, B, _ = matrices(backend)
+    out = backend.empty((33, 33), FLOAT32)
+    pool = backend.xp.get_default_memory_pool()
+    with backend.xp.cuda.Stream(non_blocking=True):
+        backend.gemm(A, B, out)
+        before = pool.used_bytes()
+        graphs = [cupy_device.capture([partial(backend.gemm, A, B, out)]) for _ in range(3)]
+        assert pool.used_bytes() - before < cublas.WORKSPACE
+    assert len(graphs) == 3
+
+
+def test_streams_of_each_threads_own_have_one_name_and_several_turns(monkeypatch):
+    stream = SimpleNamespace(ptr=cupy_device.OF_EACH_THREAD)
+    cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    together, found = Barrier(2), []
+
+    def work():
+        together.wait()  # or the second could be given the number of the first
+        found.append(cupy_device._streams())
+        together.wait()
+
+    threads = [Thread(target=work) for _ in "12"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (one, first), (other, second) = found
+    assert one == other == stream.ptr
+    assert first != second
 
 
 @on_gpu

@@ -135,6 +135,25 @@ def test_why_there_is_no_graph():
     assert why_not("cpu") == "the network is on cpu"
 
 
+def test_a_plan_tells_what_stands_between_graphs():
+    net = network(StandInDevice().backend())
+
+    def why(unusual):
+        return bp.plan(net, samples=64, epochs=10, unusual=unusual).why
+
+    assert "steps are a CUDA graph" in why("clipping")
+    assert "a CUDA graph each, with streaming between them" in why("streaming")
+
+
+def test_clipped_data_from_files_take_no_single_launch(tmp_path):
+    np.save(tmp_path / "x.npy", data()[0])
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    net = network(StandInDevice().backend())
+    for options in ({}, {"clip_norm": 1.0}):
+        with pytest.raises(bp.DomainError, match="streaming takes single steps"):
+            bp.train(net, x, data()[1], path="one launch", **options)
+
+
 def test_a_plan_takes_no_memory_however_large_the_network_is():
     device, sizes = StandInDevice(), []
     backend = device.backend()

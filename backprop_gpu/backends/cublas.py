@@ -124,6 +124,7 @@ class Cublas:
         if self._handle:
             self._check("cublasDestroy_v2", self._handle)
             self._handle = c_void_p()
+            self._workspaces.clear()
 
     def _bind(self) -> None:
         """Let cuBLAS work on the stream; whenever that is another, it forgets its workspace."""
@@ -133,6 +134,7 @@ class Cublas:
         if turn not in self._workspaces:
             self._workspaces[turn] = self._allocate()
         workspace = self._workspaces[turn]
+        self._bound_to = None
         self._check("cublasSetStream_v2", self._handle, c_void_p(stream))
         place = c_void_p(_address(workspace)), c_size_t(workspace.nbytes)
         self._check("cublasSetWorkspace_v2", self._handle, *place)

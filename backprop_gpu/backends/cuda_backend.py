@@ -71,6 +71,8 @@ class CudaBackend:
         Returns a context in which `xp` and `launcher` use this device.
     multiply : callable (A, B, out), optional
         A matrix product that can be captured. Default: `xp.dot`, which can't.
+    turn : callable () -> int
+        Returns the number of the stream that the device works on now. Default: there is one.
     descend : callable (A, B, W, numbers), optional
         Gradient descent in one with its product; see `Backend.descend`.
     capture : Capture, optional
@@ -92,6 +94,7 @@ class CudaBackend:
         precision: Precision = "float32",
         uploads: Callable[[], Uploads] = InPlace,
         descend: Callable[[Array, Array, Array, Array], None] | None = None,
+        turn: Callable[[], int] = lambda: 0,
     ) -> None:
         self.xp = xp
         self._on_device = on_device
@@ -102,6 +105,7 @@ class CudaBackend:
         self._descend = descend
         self._capture = capture
         self._uploads = uploads
+        self._turn = turn
         self._recording: Recording | None = None
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
@@ -295,6 +299,10 @@ class CudaBackend:
         """Launch a kernel of a complete source on this device."""
         with self.computing():
             self._launcher.launch(source, name, launch.grid, launch.block, args, shared_bytes)
+
+    def turn(self) -> int:
+        with self.computing():
+            return self._turn()
 
     def uploads(self) -> Uploads:
         with self.computing():

@@ -82,7 +82,7 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
     launcher = RawKernelLauncher()
     name = f"cuda:{index}"
     uploads = partial(CopyStream, device)
-    own = cublas.gemm, capture, precision, uploads, cublas.descend
+    own = cublas.gemm, capture, precision, uploads, cublas.descend, lambda: _streams()[1]
     return CudaBackend(cupy, launcher, name, device, *own)
 
 

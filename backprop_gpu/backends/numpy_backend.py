@@ -277,6 +277,9 @@ class NumpyBackend:
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
         return NumpyRecording(self.mkl).of(work)
 
+    def turn(self) -> int:
+        return 0
+
     def uploads(self) -> Uploads:
         return InPlace()
 
@@ -376,7 +379,9 @@ class _Recorder:
 def _clip_norm(gradient: Array, limit: Any) -> None:
     peak = np.maximum(np.abs(gradient).max(), np.finfo(gradient.dtype).tiny)
     scaled = gradient / peak  # the square of a large number would overflow
-    gradient *= np.minimum(limit / peak / np.sqrt(np.dot(scaled, scaled)), 1)
+    kept = limit / np.sqrt(np.dot(scaled, scaled))  # of the largest number
+    if not kept >= peak:  # NaN is not, and goes into every number
+        np.multiply(scaled, kept, gradient)
 
 
 def _repeat(calls: Sequence[Callable[[], Any]]) -> None:

@@ -133,6 +133,9 @@ class Backend(Protocol):
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
         """Return what does `work(backend)`, which has to be on the same arrays every time."""
 
+    def turn(self) -> int:
+        """Return what tells apart work that the device may do at the same time."""
+
     def uploads(self) -> Uploads:
         """Return what copies data to the device beside what this thread asks of it."""
 

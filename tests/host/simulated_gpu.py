@@ -34,6 +34,7 @@ ORDERS = ("early", "late", "random")
 CXX = ("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 ALL_SYMBOLS, DYNAMIC_SYMBOLS = 2, 11  # kinds of tables in an ELF file
 OWN_HEADER = re.compile(r"#include .cupy/(complex|carray|atomics|float16|bfloat16).cuh.")
+CUBLAS_NOT_SUPPORTED = 15
 SONAMES = ("libcuda.so.1", "libcublas.so.13", "libcublasLt.so.13")
 
 
@@ -51,7 +52,7 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def start(order: str = "late", seed: int = 0) -> None:
+def start(order: str = "late") -> None:
     """Let CuPy find a GPU, in this process and for good; before anything has asked for one.
 
     Parameters
@@ -59,8 +60,6 @@ def start(order: str = "late", seed: int = 0) -> None:
     order : {"early", "late", "random"}
         When a stream does what it is asked for: at once, when somebody waits for it, or at random
         times, with blocks and threads in random order, too.
-    seed : int
-        For random times.
     """
     library = ctypes.CDLL(str(build()), ctypes.RTLD_GLOBAL)
     for name in SONAMES:
@@ -69,7 +68,7 @@ def start(order: str = "late", seed: int = 0) -> None:
     from cupy.cuda import _compiler_cache, compiler, thrust
     from cupy_backends.cuda.api import runtime
 
-    redirect(Path(runtime.__file__), library)
+    redirect(Path(runtime.__file__).resolve(), library)
     cupy._core.set_routine_accelerators([])  # CUB's kernels are machine code
     cupy._core.set_reduction_accelerators([])
     own_cache = _compiler_cache.DiskKernelCacheBackend(str(cache_folder() / "cupy"))
@@ -82,7 +81,7 @@ def start(order: str = "late", seed: int = 0) -> None:
 
     compiler._compile_using_nvrtc_no_warning = compile_for_both
     thrust.sort, thrust.argsort = sort, argsort
-    library.simulate(ORDERS.index(order), ctypes.c_uint64(seed))
+    library.simulate(ORDERS.index(order), ctypes.c_uint64(0))
     global simulated
     simulated = library, order
 
@@ -131,12 +130,19 @@ def array_at(address: int, shape: Sequence[int], dtype: Any) -> Any:
 @functools.cache
 def cache_folder() -> Path:
     """The hash covers all that decides what is in it, but the sources of kernels."""
-    files = [*sorted(HERE.glob("*.?pp")), *(HERE.with_name(name) for name in launcher.HEADERS)]
-    texts = [*(file.read_text() for file in files), Path(__file__).read_text()]
+    own = [*sorted(HERE.rglob("*.?pp")), *sorted(HERE.rglob("*.h")), Path(__file__)]
+    files = [*own, *(HERE.with_name(name) for name in launcher.HEADERS)]
+    texts = [*(file.read_text() for file in files), str(headers()), cupy_version()]
     key = hashlib.sha256("\0".join((*texts, launcher.compiler_version())).encode()).hexdigest()
     folder = launcher.cache_folder() / f"gpu-{key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def cupy_version() -> str:
+    import cupy
+
+    return str(cupy.__version__)
 
 
 def headers() -> Path:
@@ -158,31 +164,29 @@ def build() -> Path:
     lines = ['extern "C" int simulate_nothing(const char*);']
     lines += [
         f'extern "C" __attribute__((weak, visibility("default"))) int {name}() '
-        f'{{ return simulate_nothing("{name}") ? {15} : 0; }}'
+        f'{{ simulate_nothing("{name}"); return {CUBLAS_NOT_SUPPORTED}; }}'
         for name in wanted
         if name.startswith("cublas")
     ]
-    made = library.with_suffix(f".{os.getpid()}")
+    made = cache_folder() / f"{os.getpid()}.so"
     sources = [str(HERE / "cuda.cpp"), str(HERE / "cublas.cpp"), "-x", "c++", "-"]
     includes = [f"-I{HERE}", "-isystem", str(headers())]
     command = [*CXX, "-Wall", "-Werror", *includes, *sources, "-Wl,-soname,libsimulated.so"]
     subprocess.run([*command, "-o", str(made)], input="\n".join(lines), text=True, check=True)
-    made.replace(library)
     for name in SONAMES:
         link = ["g++", "-shared", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", f"-Wl,-soname,{name}"]
-        where = cache_folder() / name
-        subprocess.run([*link, f"-L{cache_folder()}", "-lsimulated", "-o", str(where)], check=True)
-    return library
+        renamed = cache_folder() / f"{os.getpid()}-{name}"
+        subprocess.run([*link, str(made), "-o", str(renamed)], check=True)
+        renamed.replace(cache_folder() / name)
+    return made.replace(library)  # the last one, for it tells that all are there
 
 
 def compiled(source: str) -> Path:
     """Return a library with the source's kernels; see `launcher.load`."""
     if "cupy/carray.cuh" not in source:
-        text = launcher.translation_unit(source)
-    else:
-        text = launcher.translation_unit(
-            OWN_HEADER.sub("", source), (HERE / "cupy.hpp").read_text()
-        )
+        return launcher.compiled(launcher.translation_unit(source))
+    prelude = f"// CuPy {cupy_version()}\n{(HERE / 'cupy.hpp').read_text()}"
+    text = launcher.translation_unit(OWN_HEADER.sub("", source), prelude)
     return launcher.compiled(text, f"-I{cupy_headers()}")
 
 

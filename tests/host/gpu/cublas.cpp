@@ -49,6 +49,7 @@ int multiply(Handle* handle, const T* alpha, const T* beta, bool transpose_a, bo
              int ldc, Round round) {
     if (m < 1 || n < 1 || k < 1) return INVALID;
     if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m) return INVALID;
+    if (!reachable(A) || !reachable(B) || !reachable(C)) return INVALID;
     ++handle->products;
     const bool on_device = handle->numbers_on_device;
     const T alpha_now = on_device ? 0 : *alpha, beta_now = on_device ? 0 : *beta;
@@ -88,6 +89,7 @@ int dot(Handle* handle, int n, const T* x, int step_x, const T* y, int step_y, T
     const Lock lock(mutex);
     if (!is_open(handle)) return NOT_INITIALIZED;
     Stream* const stream = stream_of(handle->stream);
+    if (stream->captured && !handle->numbers_on_device) return stream->spoilt = true, FAILED;
     const auto work = [=] {
         *out = 0;
         for (long i = 0; i < n; ++i) *out += x[i * step_x] * y[i * step_y];
@@ -114,6 +116,7 @@ EXPORT int cublasDestroy_v2(Handle* handle) {
 }
 
 EXPORT int cublasSetStream_v2(Handle* handle, void* stream) {
+    const Lock lock(mutex);
     if (!is_open(handle)) return NOT_INITIALIZED;
     handle->stream = stream;
     handle->workspace = nullptr;  // is forgotten
@@ -122,6 +125,7 @@ EXPORT int cublasSetStream_v2(Handle* handle, void* stream) {
 }
 
 EXPORT int cublasSetWorkspace_v2(Handle* handle, void* workspace, std::size_t bytes) {
+    const Lock lock(mutex);
     if (!is_open(handle)) return NOT_INITIALIZED;
     handle->workspace = workspace;
     handle->bytes = bytes;
@@ -129,6 +133,7 @@ EXPORT int cublasSetWorkspace_v2(Handle* handle, void* workspace, std::size_t by
 }
 
 EXPORT int cublasSetPointerMode_v2(Handle* handle, int mode) {
+    const Lock lock(mutex);
     if (!is_open(handle)) return NOT_INITIALIZED;
     if (mode < 0 || mode > 1) return INVALID;
     handle->numbers_on_device = mode;

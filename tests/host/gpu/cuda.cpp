@@ -22,12 +22,12 @@
 
 namespace {
 
-constexpr std::size_t GiB = std::size_t(1) << 30;
+constexpr std::size_t MEMORY = std::size_t(4) << 30;
 constexpr int SHARED = 48 << 10, SHARED_OPTIN = 227 << 10;
 constexpr unsigned THREADS = 1024, GRID_Y_AND_Z = 65535;
 
 std::map<const char*, std::size_t> device_memory, pinned_memory;
-std::size_t memory_left = 80 * GiB;
+std::size_t memory_left = MEMORY;
 std::string failure;  // of a kernel; nothing works any more then
 
 cudaError_t answer(int status) {
@@ -49,6 +49,8 @@ cudaError_t allocate(std::map<const char*, std::size_t>& memory, void** out, std
     return cudaSuccess;
 }
 
+bool is_reached(Mark mark) { return !mark.stream || mark.stream->done >= mark.asked; }
+
 cudaError_t release(std::map<const char*, std::size_t>& memory, void* address) {
     finish_all();
     if (!address) return cudaSuccess;
@@ -62,6 +64,10 @@ cudaError_t release(std::map<const char*, std::size_t>& memory, void* address) {
 EXPORT void simulate(int chosen, std::uint64_t seed) {
     const Lock lock(mutex);
     finish_all();
+    failure.clear();
+    reachable = [](const void* address) {
+        return is_in(device_memory, address) || is_in(pinned_memory, address);
+    };
     order = static_cast<Order>(chosen);
     random_state = seed;
 }
@@ -82,7 +88,7 @@ EXPORT cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidD
 EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     *properties = {};
     std::strcpy(properties->name, "simulated GPU");
-    properties->totalGlobalMem = 80 * GiB;
+    properties->totalGlobalMem = MEMORY;
     properties->major = 9;
     properties->warpSize = 32;
     return cudaSuccess;
@@ -120,7 +126,7 @@ EXPORT const char* cudaGetErrorString(cudaError_t) {
 // ---- memory ------------------------------------------------------------------------------------
 
 EXPORT cudaError_t cudaMemGetInfo(size_t* left, size_t* total) {
-    return *left = memory_left, *total = 80 * GiB, cudaSuccess;
+    return *left = memory_left, *total = MEMORY, cudaSuccess;
 }
 
 EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) {
@@ -134,6 +140,7 @@ EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) {
 
 EXPORT cudaError_t cudaFree(void* address) {
     const Lock lock(mutex);
+    if (const int refused = may_wait()) return answer(refused);
     const auto found = device_memory.find(static_cast<char*>(address));
     if (found != device_memory.end()) memory_left += found->second;
     return release(device_memory, address);
@@ -141,6 +148,7 @@ EXPORT cudaError_t cudaFree(void* address) {
 
 EXPORT cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
     const Lock lock(mutex);
+    if (const int refused = may_wait()) return answer(refused);
     return allocate(pinned_memory, address, bytes);
 }
 
@@ -176,6 +184,7 @@ EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
     if (kind != cudaMemcpyDefault && kind != is) return answer(cudaErrorInvalidValue);
     // Memory that is not page-locked is read before the call returns, and written, too.
     if (!from_device && !is_in(pinned_memory, from)) {
+        if (stream->captured) return stream->spoilt = true, answer(UNCAPTURABLE);
         const char* const begin = static_cast<const char*>(from);
         const auto copy = std::make_shared<std::vector<char>>(begin, begin + bytes);
         return answer(ask(stream, [=] { std::memcpy(to, copy->data(), bytes); }));
@@ -197,6 +206,7 @@ EXPORT cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
 
 EXPORT cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
     const Lock lock(mutex);
+    if (!is_in(device_memory, to)) return answer(cudaErrorInvalidValue);
     return answer(ask(stream_of(stream), [=] { std::memset(to, value, bytes); }));
 }
 
@@ -219,13 +229,8 @@ EXPORT cudaError_t cudaStreamCreate(cudaStream_t* handle) {
     return cudaStreamCreateWithPriority(handle, 0, 0);
 }
 
-EXPORT cudaError_t cudaStreamDestroy(cudaStream_t handle) {
-    const Lock lock(mutex);
-    Stream* const stream = stream_of(handle);
-    finish(stream);
-    streams.erase(stream);  // not deleted: no other stream gets its address
-    return cudaSuccess;
-}
+// What it was asked for is done all the same, and no other stream gets its address.
+EXPORT cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 
 EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     const Lock lock(mutex);
@@ -245,7 +250,11 @@ EXPORT cudaError_t cudaDeviceSynchronize() {
 
 EXPORT cudaError_t cudaStreamQuery(cudaStream_t stream) {
     const Lock lock(mutex);
-    return answer(stream_of(stream)->queue.empty() ? cudaSuccess : cudaErrorNotReady);
+    Stream* const asked = stream_of(stream);
+    if (asked->captured) return asked->spoilt = true, answer(UNCAPTURABLE);
+    const bool done = asked->queue.empty();
+    go_on(asked);
+    return answer(done ? cudaSuccess : cudaErrorNotReady);
 }
 
 EXPORT cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -276,12 +285,20 @@ EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 EXPORT cudaError_t cudaEventQuery(cudaEvent_t event) {
     const Lock lock(mutex);
     const Mark mark = *reinterpret_cast<Mark*>(event);
-    const bool reached = !streams.count(mark.stream) || mark.stream->done >= mark.asked;
-    return answer(reached ? cudaSuccess : cudaErrorNotReady);
+    const bool done = is_reached(mark);
+    if (!done) go_on(mark.stream);
+    return answer(done ? cudaSuccess : cudaErrorNotReady);
 }
 
-EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-    return *milliseconds = 1, cudaSuccess;  // nothing here says how fast a GPU is
+EXPORT cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t one, cudaEvent_t other) {
+    const Lock lock(mutex);
+    *milliseconds = 1;  // nothing here says how fast a GPU is
+    for (const cudaEvent_t event : {one, other}) {
+        const Mark mark = *reinterpret_cast<Mark*>(event);
+        if (!mark.stream) return answer(cudaErrorInvalidResourceHandle);
+        if (!is_reached(mark)) return answer(cudaErrorNotReady);
+    }
+    return answer(OK);
 }
 
 EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned) {
@@ -370,8 +387,7 @@ std::map<std::pair<CUmodule, std::string>, Kernel> kernels;
 // Whether an argument is an address that a GPU can't reach. `code` is its parameter's.
 bool is_elsewhere(const char* code, const void* argument) {
     const void* const address = *static_cast<const void* const*>(argument);
-    return *code == '*' && address && !is_in(device_memory, address) &&
-           !is_in(pinned_memory, address);
+    return *code == '*' && address && !reachable(address);
 }
 
 void run(const Kernel& kernel, dim3 grid, dim3 block, unsigned shared,
@@ -457,7 +473,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     const dim3 grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
     const unsigned threads = block.x * block.y * block.z;
     if (!grid.x || !grid.y || !grid.z || grid.y > GRID_Y_AND_Z || grid.z > GRID_Y_AND_Z ||
-        !threads || threads > THREADS || shared > unsigned(kernel.shared_limit) || packed)
+        !threads || threads > THREADS || block.z > 64 || shared > unsigned(kernel.shared_limit) || packed)
         return CUDA_ERROR_INVALID_VALUE;
     std::vector<std::string> copies;
     for (const int* size = kernel.sizes; *size; ++size, ++arguments)

@@ -56,6 +56,9 @@ inline std::set<Stream*> streams{&null_stream};
 inline Order order = Order::early;
 inline std::uint64_t random_state = 0;
 
+// Whether a device can read and write there.
+inline bool (*reachable)(const void*) = [](const void*) { return true; };
+
 inline unsigned random_below(unsigned bound) {
     random_state = random_state * 6364136223846793005u + 1442695040888963407u;
     return static_cast<unsigned>((random_state >> 33) % bound);
@@ -76,6 +79,11 @@ inline void reach(Mark mark) {
         for (const Mark& other : next.after) reach(other);
         next.work();
     }
+}
+
+// A part of what was asked for, for those who look again and again whether it is done.
+inline void go_on(Stream* stream) {
+    if (!stream->queue.empty()) reach({stream, stream->done + 1});
 }
 
 inline void finish(Stream* stream) { reach({stream, stream->asked}); }
