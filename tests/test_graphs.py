@@ -151,7 +151,7 @@ def test_clipped_data_from_files_take_no_single_launch(tmp_path):
     net = network(StandInDevice().backend())
     for options in ({}, {"clip_norm": 1.0}):
         with pytest.raises(bp.DomainError, match="streaming takes single steps"):
-            bp.train(net, x, data()[1], path="one launch", **options)
+            bp.train(net, x, data()[1], batch_size=4, path="one launch", **options)
 
 
 def test_a_plan_takes_no_memory_however_large_the_network_is():
