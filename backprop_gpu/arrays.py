@@ -45,6 +45,11 @@ def on_gpu(values: Any) -> bool:
     return False
 
 
+def to_cpu(values: Any) -> Any:
+    """Return CuPy's arrays as NumPy's, and anything else as it is."""
+    return values.get() if on_gpu(values) and hasattr(values, "get") else values
+
+
 def numeric(values: Any, name: str) -> Array:
     """Return `values` as an array of real numbers on the device where they are.
 
@@ -210,7 +215,7 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
     -------
     ndarray of float32, shape (n, classes)
     """
-    labels = np.asarray(labels)
+    labels = np.asarray(to_cpu(labels))
     if labels.ndim != 1 or labels.size == 0:
         raise ShapeError(f"labels has shape {labels.shape}; expected (samples,), at least one")
     if labels.dtype.kind not in "iu":

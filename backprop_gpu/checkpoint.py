@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.activations import ACTIVATIONS, find_activation, is_registered
-from backprop_gpu.arrays import numeric
+from backprop_gpu.arrays import numeric, to_cpu
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.errors import (
     DomainError,
@@ -96,7 +96,7 @@ def save(
     if arrays is not None and not isinstance(arrays, Mapping):
         raise DtypeError(f"arrays is {arrays!r:.80}; expected a dict of arrays")
     for name, array in (arrays or {}).items():
-        array = np.asarray(to_numpy(numeric(array, f"arrays[{name!r}]")))
+        array = np.asarray(to_cpu(numeric(array, f"arrays[{name!r}]")))
         values[EXTRA + name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     metadata = {
         "format": FORMAT,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, to_cpu
 from backprop_gpu.errors import GradientError, check_count, check_positive
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
@@ -127,7 +127,8 @@ def check_gradients(
     entry = net.check_loss(loss)
     analytic = _analytic(net, x, y, entry, weight_decay)
     twin = net.copy(device="cpu", dtype="float64")
-    reference = _Reference(twin, *twin.check_data(x, y, entry), entry, weight_decay)
+    data = twin.check_data(to_cpu(x), to_cpu(y), entry)
+    reference = _Reference(twin, *data, entry, weight_decay)
     rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
         return GradientReport(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, to_cpu
 from backprop_gpu.compiled import or_numpy
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import (
@@ -200,7 +200,7 @@ def _check_length(name: str, given: Any, nets: Sequence[MLP]) -> None:
 
 
 def _checked_rows(name: str, given: Any, samples: int) -> NDArray[np.int64]:
-    index = np.asarray(given)
+    index = np.asarray(to_cpu(given))
     if index.ndim != 1 or not len(index) or index.dtype.kind not in "iu":
         raise ShapeError(
             f"{name} has shape {index.shape} and dtype {index.dtype}; expected row numbers"

@@ -20,7 +20,14 @@ from backprop_gpu.arrays import (
 )
 from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.compiled.loop import weight_count
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, check_count
+from backprop_gpu.errors import (
+    DeviceError,
+    DomainError,
+    DtypeError,
+    ShapeError,
+    brief,
+    check_count,
+)
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
@@ -212,6 +219,7 @@ class MLP:
         with self.backend.computing():
             for target, array in new:
                 target[...] = array
+        self.backend.synchronize()  # whatever stream of a GPU is going to read them
 
     def __call__(self, x: Any) -> Array:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
@@ -280,6 +288,13 @@ class MLP:
             raise ShapeError(
                 f"the trace is of layers {widths}; this network's are {self.layer_sizes}"
             )
+        if trace.output.dtype != self.dtype:
+            raise DtypeError(
+                f"the trace is in {trace.output.dtype}; this network computes in {self.dtype}"
+            )
+        if on_gpu(trace.output) != on_gpu(self.parameters):
+            where = "a GPU" if on_gpu(trace.output) else "the CPU"
+            raise DeviceError(f"the trace is on {where}; this network is on {self.device}")
         y = self._targets(y, entry)
         check_same_rows(trace.a[0], y, "the trace's x")
         out = self.new_gradients(len(y), input_gradient=input_gradient)
@@ -461,6 +476,7 @@ def _rebuilt(
     )
     with net.backend.computing():
         net.parameters[...] = net.backend.asarray(parameters, net.dtype)
+    net.backend.synchronize()
     return net
 
 

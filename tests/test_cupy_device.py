@@ -1,6 +1,7 @@
 """What the library asks of CuPy, on a GPU or a simulated one; see `make test-gpu`."""
 
 import ctypes
+import pickle
 import sys
 from functools import partial
 from threading import Barrier, Thread
@@ -125,6 +126,42 @@ def test_a_networks_outputs_on_several_streams_do_not_meet(backend, random_strea
         backend.xp.cuda.Device().synchronize()
         for a, wanted in zip(found, expected, strict=True):
             np.testing.assert_allclose(backend.to_numpy(a), wanted, rtol=1e-4, atol=1e-5)
+
+
+@on_gpu
+def test_a_new_network_is_there_for_every_stream(backend, late_streams):
+    x, _, _ = matrices(backend)
+    on_cpu = bp.MLP([33, 20, 5], device="cpu", seed=0)
+    expected, pickled = on_cpu(backend.to_numpy(x)), pickle.dumps(on_cpu.copy(device=backend))
+    backend.synchronize()
+    for make in (
+        lambda: bp.MLP([33, 20, 5], device=backend, seed=0),
+        partial(pickle.loads, pickled),
+    ):
+        net = make()
+        with backend.xp.cuda.Stream(non_blocking=True):
+            np.testing.assert_allclose(backend.to_numpy(net(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@on_gpu
+def test_what_takes_numbers_takes_them_from_a_gpu(backend, tmp_path):
+    net = bp.MLP([3, 4, 2], device=backend, dtype="float64")
+    x, y = backend.xp.ones((5, 3)), backend.xp.zeros((5, 2))
+    assert bp.check_gradients(net, x, y).largest_error < 1e-6
+    labels = backend.xp.asarray([0, 2])
+    np.testing.assert_array_equal(bp.one_hot(labels), bp.one_hot([0, 2]))
+    bp.train_many([net], x, y, rows=[labels], epochs=1)
+    bp.save(net.copy(device="cpu"), tmp_path / "net.safetensors", arrays={"labels": labels})
+    assert bp.checkpoint.read(tmp_path / "net.safetensors").arrays["labels"].tolist() == [0, 2]
+
+
+@on_gpu
+def test_a_trace_from_elsewhere_is_refused(backend):
+    net = bp.MLP([3, 2], device=backend)
+    twin = net.copy(device="cpu")
+    for one, other in ((net, twin), (twin, net)):
+        with pytest.raises(bp.DeviceError, match="the trace is on"):
+            one.backward(other.forward(np.ones((4, 3))), np.ones((4, 2)))
 
 
 @on_gpu

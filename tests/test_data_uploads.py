@@ -140,6 +140,23 @@ def test_batches_that_are_in_gpu_memory_are_copied_before_the_next_is_made(backe
     assert [(x.min(), y.max()) for x, y in found] == [(i, -i) for i in range(10)]
 
 
+@on_gpu
+def test_batches_in_gpu_memory_are_not_overwritten_before_they_are_taken(backend, late_streams):
+    """Training on a stream that does not wait for the one they are made on."""
+
+    def batches(epoch):
+        for i in range(0, N, 20):
+            yield tuple(backend.xp.asarray(array[i : i + 20] / N) for array in (X, Y))
+
+    def trained(device, data):
+        net = bp.MLP([3, 4, 1], device=device, seed=1)
+        return bp.train(net, data, epochs=2, path="steps").loss
+
+    expected = trained("cpu", [[backend.to_numpy(array) for array in pair] for pair in batches(0)])
+    with backend.xp.cuda.Stream(non_blocking=True):
+        np.testing.assert_allclose(trained(backend, batches), expected, rtol=1e-4)
+
+
 @SOURCES
 def test_batches_are_written_where_there_is_room(source, backend):
     x_room, y_room = backend.empty((20, 3), X.dtype), backend.empty((20, 1), X.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, on_gpu
 from backprop_gpu.backends.cublas import WORKSPACE, Cublas, Precision
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.backends.recording import Call
@@ -141,10 +141,17 @@ class CopyStream:
         with self._on_device():
             return self._computing.record()
 
-    def upload(self, host: NDArray[Any], device: Array, after: Any) -> None:
+    def upload(self, values: Array, device: Array, after: Any) -> None:
+        import cupy
+
         with self._on_device():
             self._copying.wait_event(after)
-            device.set(host, self._copying)
+            if on_gpu(values):
+                self._copying.wait_event(cupy.cuda.get_current_stream().record())
+                with self._copying:
+                    device[...] = values
+            else:
+                device.set(values, self._copying)
             self._copying.synchronize()
 
 

@@ -25,8 +25,11 @@ class Uploads(Protocol):
     def mark(self) -> Any:
         """Return what stands for all that the device has been asked to compute so far."""
 
-    def upload(self, host: NDArray[Any], device: Array, after: Any) -> None:
-        """Copy to the device once it has done what a mark stands for; return when it is copied."""
+    def upload(self, values: Array, device: Array, after: Any) -> None:
+        """Copy to the device once it has done what a mark stands for; return when it is copied.
+
+        Values that are on the device are copied when what this thread has asked for is done.
+        """
 
 
 class InPlace:
@@ -39,5 +42,5 @@ class InPlace:
     def mark(self) -> None:
         return None
 
-    def upload(self, host: NDArray[Any], device: Array, after: None) -> None:
+    def upload(self, values: Array, device: Array, after: None) -> None:
         pass

@@ -134,19 +134,14 @@ class IteratedBatches:
             self._check_targets(y, backend.xp, y_name)
         return x, y
 
-    def _copied(self, x: Array, y: Array, staging: Staging) -> tuple[Array, Array]:
+    def _copied(self, x: Array, y: Array, staging: Staging) -> list[Array]:
         """Return copies on the device: the next batch may be written over this one."""
         if on_gpu(x):
-            with self._backend.computing():
-                copies = x.copy(), y.copy()
-                self._backend.synchronize()  # the training may compute on another stream
-            return copies
+            return staging.take([x, y])
         rows = len(x)
         for host, values in zip(staging.host, (x, y), strict=True):
             host[:rows] = values
-        staging.upload(rows)
-        x, y = (array[:rows] for array in staging.device)
-        return x, y
+        return staging.upload(rows)
 
 
 def checked_pair(pair: Any, number: int) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from backprop_gpu.arrays import Array
 from backprop_gpu.backends.uploads import Uploads
 
 
@@ -37,10 +38,16 @@ class Staging:
         self.host, self.device = [host for host, _ in pairs], [device for _, device in pairs]
         self.release()
 
-    def upload(self, rows: int) -> None:
+    def upload(self, rows: int) -> list[Array]:
         """Bring the first rows to the device, when it has done with those before them."""
-        for host, device in zip(self.host, self.device, strict=True):
-            self._uploads.upload(host[:rows], device[:rows], self._done_with)
+        return self.take([host[:rows] for host in self.host])
+
+    def take(self, arrays: Sequence[Array]) -> list[Array]:
+        """Bring arrays to the device, as `upload` does; they may be there, but not their own."""
+        taken = [device[: len(array)] for array, device in zip(arrays, self.device, strict=True)]
+        for array, device in zip(arrays, taken, strict=True):
+            self._uploads.upload(array, device, self._done_with)
+        return taken
 
     def release(self) -> None:
         """Say that the device has been asked for the last time to read what is in `device`."""

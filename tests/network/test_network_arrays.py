@@ -162,6 +162,13 @@ def test_a_prediction_is_a_numpy_array_for_a_numpy_array(net):
     np.testing.assert_array_equal(prediction, net.backend.to_numpy(net.forward(x).output))
 
 
+def test_a_trace_of_another_dtype_is_refused():
+    net = bp.MLP([3, 2], device="cpu")
+    trace = net.copy(dtype="float64").forward(np.ones((4, 3)))
+    with pytest.raises(bp.DtypeError, match="the trace is in float64; this network computes in"):
+        net.backward(trace, np.ones((4, 2)))
+
+
 def test_traces_and_gradients_have_the_shapes_of_the_equations(net):
     trace = net.forward(data(2)[0])
     grads = net.backward(trace, data(2)[1])
