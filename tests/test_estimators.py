@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.backends.cupy_device import unusable
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS, POISSON, SQUARED_ERROR
 
@@ -516,3 +517,91 @@ def test_a_gpu_learns_what_the_cpu_learns(Estimator, y, device):
     on_cpu = Estimator(**settings, device="cpu").fit(X, y, WEIGHTS)
     model = Estimator(**settings, device=device).fit(X, y, WEIGHTS)
     assert_same_model(on_cpu, model, rtol=1e-8)
+
+
+def on_cuda(values):
+    if reason := unusable():
+        pytest.skip(reason)
+    return pytest.importorskip("cupy").asarray(values)
+
+
+def classifier(device="cuda", **settings):
+    return MLPClassifier(**FEW | settings, device=device)
+
+
+def regressor(device="cuda"):
+    return MLPRegressor(**FEW, device=device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("factor", [2, 0.4, -1])
+def test_several_labels_on_a_gpu_are_0_or_1(factor):
+    x, y = on_cuda(X), on_cuda(LABELS)
+    assert classifier().fit(x, y).predict(x).shape == LABELS.shape
+    model = classifier()
+    for learn in (model.fit, lambda x, y: model.partial_fit(x, y, classes=range(3))):
+        with pytest.raises(ValueError, match="Multioutput target data is not supported"):
+            learn(x, y * factor)
+    assert not hasattr(model, "coefs_")
+    assert model.partial_fit(x, on_cuda(SPECIES), classes=range(3)).predict(x).ndim == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"class_weight": "balanced", "early_stopping": True}])
+def test_text_is_learned_and_predicted_on_a_gpu(settings):
+    x, names = on_cuda(X), np.array(["a", "b", "c"])[SPECIES]
+    expected = classifier("cpu", **settings).fit(X, names)
+    for given in (X, x):
+        model = classifier(**settings).fit(given, names)
+        np.testing.assert_array_equal(model.predict(x), expected.predict(X))
+        assert model.score(x, names) == expected.score(X, names)
+
+
+@pytest.mark.gpu
+@BOTH
+def test_targets_may_be_elsewhere_than_inputs(Estimator, y):
+    x, target = on_cuda(X), on_cuda(y)
+    on_cpu = Estimator(**FEW, device="cpu").fit(X, y)
+    for given, targets in ((X, target), (x, y)):
+        assert_same_model(on_cpu, Estimator(**FEW, device="cuda").fit(given, targets), rtol=1e-8)
+    assert on_cpu.score(X, target, on_cuda(WEIGHTS)) == on_cpu.score(X, y, WEIGHTS)
+    for name, data in {"X": (x, target), "y": (X, target)}.items():
+        model = Estimator(**FEW, device="cpu")
+        with pytest.raises(bp.DeviceError, match=f"^{name} .* is in GPU memory and the network on"):
+            model.fit(*data)
+        assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.gpu
+def test_classes_may_be_on_a_gpu():
+    classes = on_cuda(np.arange(3))
+    model = classifier().partial_fit(on_cuda(X), on_cuda(SPECIES), classes=classes)
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+
+
+@pytest.mark.gpu
+def test_a_network_learns_on_where_it_is():
+    for device, x, y in (("cuda", on_cuda(X), on_cuda(LENGTH)), ("cpu", X, LENGTH)):
+        model = regressor(device).fit(x, y)
+        model.set_params(device="cpu" if device == "cuda" else "cuda").partial_fit(x, y)
+        assert model.network_.device.startswith(device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[0], LENGTH, r"got 1D array instead: X has shape \(4,\)"),
+        (X[0, 0], LENGTH, "got 0D array"),
+        (X[:0], LENGTH[:0], r"Found array with 0 sample\(s\) \(shape=\(0, 4\)\)"),
+        (X[:, :0], LENGTH, r"Found array with 0 feature\(s\)"),
+        (X, LENGTH[0], r"y has shape \(\)"),
+        (X, LENGTH[1:], "inconsistent numbers of samples"),
+    ],
+)
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_shapes_on_a_gpu_are_checked_at_once(make, x, y, message):
+    model = make()
+    with pytest.raises(ValueError, match=message):
+        model.fit(on_cuda(x), on_cuda(y))
+    assert not hasattr(model, "n_features_in_")

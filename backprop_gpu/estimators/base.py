@@ -15,13 +15,19 @@ from sklearn.base import is_classifier
 from sklearn.neural_network import MLPRegressor as SklearnRegressor
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _check_y,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import Array, float_dtype, on_gpu
 from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.data import is_streamed
-from backprop_gpu.errors import DomainError, NonFiniteError, ShapeError
+from backprop_gpu.errors import DeviceError, DomainError, NonFiniteError, ShapeError
 from backprop_gpu.estimators.batches import Samples, check_data, held, outputs_of
 from backprop_gpu.estimators.fitted import FittedNetwork
 from backprop_gpu.estimators.lbfgs import fit_lbfgs
@@ -120,17 +126,19 @@ class BaseMLP(FittedNetwork):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
         hidden = self.check_settings(incremental=incremental)
         anew = not self._is_trained() or not (self.warm_start or incremental)
-        backend, _ = choose_backend(self.device, precision=self.precision)
+        if anew:
+            backend, _ = choose_backend(self.device, precision=self.precision)
+        else:  # `device` may have been set to another one since
+            net = self.network_
+            backend = net.backend
         x, y = self._check_samples(X, y, backend, anew=anew)
-        targets = self._encode(y, backend if on_gpu(X) else None, incremental=incremental)
+        targets = self._encode(y, backend if on_gpu(y) else None, incremental=incremental)
         given = check_weights(sample_weight, x, backend)
         weights = self._weights(y, given, backend)
         rng = check_random_state(self.random_state)
         if anew:
             sizes = x.shape[1], *hidden, targets.shape[1]
             net = self._new_network(sizes, self._dtype(x), backend, rng)
-        else:
-            net = self.network_
         loss = net.check_loss(self._loss())
         samples = Samples(*check_data(net, x, targets, loss), weights)
         if anew:
@@ -229,11 +237,27 @@ class BaseMLP(FittedNetwork):
     def _check_samples(self, X: Any, y: Any, backend: Backend, *, anew: bool) -> tuple[Any, Any]:
         """Return X and y as scikit-learn checks them; on a GPU the network does, later."""
         X, y = held(X), held(y)
+        for name, values in (("X", X), ("y", y)):
+            if on_gpu(values) and backend.device == "cpu":
+                raise DeviceError(
+                    f"{name} ({type(values).__name__}) is in GPU memory and the network on the "
+                    "CPU; bring the array to the CPU first, or fit with device='cuda'"
+                )
         if on_gpu(X):
-            X, y = validate_data(self, X, y, skip_check_array=True, reset=anew)
-            with backend.computing():
-                y = backend.xp.asarray(y)
+            check_matrix(X)
+            if on_gpu(y):
+                with backend.computing():
+                    y = backend.xp.asarray(y)
+                if y.ndim not in (1, 2):
+                    raise ShapeError(
+                        f"y has shape {y.shape}; expected (samples,) or (samples, outputs)"
+                    )
+            elif y is not None:  # text can't be on a GPU
+                y = _check_y(y, multi_output=True, y_numeric=not is_classifier(self))
+            check_consistent_length(X, y)
+            validate_data(self, X, y, skip_check_array=True, reset=anew)
             return X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        y = on_cpu(y, backend)
         X, y = validate_data(
             self,
             X,
@@ -280,7 +304,7 @@ class BaseMLP(FittedNetwork):
 
     @abstractmethod
     def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
-        """Return the targets, shape (n, outputs), where y is: on a device, or on the CPU."""
+        """Return the targets, shape (n, outputs), where y is: on a device, or on the CPU (None)."""
 
     @abstractmethod
     def _score_outputs(
@@ -294,6 +318,22 @@ class BaseMLP(FittedNetwork):
         return tags
 
 
+def check_matrix(X: Any) -> None:
+    """Raise ShapeError, as scikit-learn would, unless X has samples and features."""
+    shape = tuple(X.shape)
+    if len(shape) != 2:
+        raise ShapeError(
+            f"Expected 2D array, got {len(shape)}D array instead: X has shape {shape}; reshape it "
+            "with X.reshape(-1, 1) if it is a single feature, or X.reshape(1, -1) if it is a "
+            "single sample"
+        )
+    for count, of in zip(shape, ("sample(s)", "feature(s)"), strict=True):
+        if not count:
+            raise ShapeError(
+                f"Found array with 0 {of} (shape={shape}) while a minimum of 1 is required: X"
+            )
+
+
 def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
     """Return the weights of X's samples as scikit-learn checks them, on the CPU."""
     if sample_weight is None:
@@ -304,7 +344,10 @@ def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
 
 def on_cpu(values: Any, backend: Backend) -> Any:
     """Bring an array from a GPU to the CPU; return anything else as it is."""
-    return backend.to_numpy(backend.xp.asarray(values)) if on_gpu(values) else values
+    if not on_gpu(values):
+        return values
+    # CuPy's arrays know how, which a backend on the CPU does not.
+    return values.get() if hasattr(values, "get") else backend.to_numpy(backend.xp.asarray(values))
 
 
 def learns_in_steps(estimator: BaseMLP) -> bool:

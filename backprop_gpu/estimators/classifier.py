@@ -20,13 +20,15 @@ from sklearn.utils.multiclass import (
 )
 
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
-from backprop_gpu.backends import Backend, NumpyBackend
+from backprop_gpu.backends import Backend, NumpyBackend, choose_backend
 from backprop_gpu.errors import DomainError
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
 from backprop_gpu.estimators.batches import is_sparse
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
 from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
 from backprop_gpu.losses import Loss, find_loss
+
+MULTIOUTPUT = "Multioutput target data is not supported with label binarization"
 
 
 @dataclass(eq=False, repr=False)
@@ -88,7 +90,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         array, shape (n,) or (n, labels)
-            A CuPy array for an array in GPU memory, a NumPy array for everything else.
+            A CuPy array for an array in GPU memory, unless the classes are text or anything else
+            that is not a number; a NumPy array for everything else.
         """
         outputs, backend = self._outputs(X), self._backend_of(X)
         with backend.computing():
@@ -96,6 +99,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             if self._several:
                 return decided
             decided = decided.clip(0, len(self.classes_) - 1)  # there may be one class
+            if self.classes_.dtype.kind not in "biuf":  # CuPy has no such dtype
+                return self.classes_[backend.to_numpy(decided)]
             return backend.xp.asarray(self.classes_)[decided]
 
     def predict_proba(self, X: Any) -> Array:
@@ -131,7 +136,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "give a dict of weights"
             )
         stream = Stream(self, X, y) if is_stream(X, y) else None
-        if _check_partial_fit_first_call(self, classes):
+        if on_gpu(classes):
+            classes = on_cpu(classes, choose_backend(self.device)[0])
+        # A call that failed left classes_, and maybe y was the reason.
+        if _check_partial_fit_first_call(self, classes) or not self._is_trained():
             self._several = _has_several_labels(y if stream is None else stream.y_first)
         if stream is None:
             return self._fit(X, y, sample_weight, incremental=True)
@@ -153,7 +161,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
         if y.ndim == 2:  # a column for every label
-            known = np.eye(y.shape[1], dtype=int) if on_device else y
+            known = _same_labels(y, on_device) if on_device else y
             self._learn_classes(known, several=True, incremental=incremental)
             return y.toarray() if is_sparse(y) else y
         backend = on_device or NumpyBackend()
@@ -170,7 +178,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         if incremental and not several and np.isin(y, getattr(self, "classes_", ())).all():
             return  # what follows takes longer than a step on a small batch
         if several and not type_of_target(y).startswith("multilabel"):
-            raise ValueError("Multioutput target data is not supported with label binarization")
+            raise ValueError(MULTIOUTPUT)
         classes = unique_labels(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             check_classification_targets(y)
@@ -245,6 +253,14 @@ def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArr
                 )
             weights[column == label] *= weight
     return weights
+
+
+def _same_labels(y: Array, backend: Backend) -> NDArray[np.int64]:
+    """Return a small matrix on the CPU with the labels that y on a GPU has; or raise ValueError."""
+    with backend.computing():
+        if not ((y == 0) | (y == 1)).all():
+            raise ValueError(MULTIOUTPUT)
+    return np.eye(y.shape[1], dtype=np.int64)
 
 
 def _has_several_labels(y: Any) -> bool:
