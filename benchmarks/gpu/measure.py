@@ -45,7 +45,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprov
 PYTEST += ["-W", "ignore::DeprecationWarning"]  # of versions that are newer than constraints.txt's
 SMALL_TESTS = ("tests/test_on_a_gpu.py", "tests/test_backends.py")
 TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/test_gradients.py")
-TESTS += ("tests/test_data_uploads.py", "tests/training")
+TESTS += ("tests/test_cupy_device.py", "tests/test_data_uploads.py", "tests/training")
 SANITIZED = (*SMALL_TESTS, "-k", "small or 33-31", "-p", "benchmarks.gpu.unpooled")
 # Errors of CUDA's functions are exceptions of CuPy's, and it asks for functions in vain on purpose.
 SANITIZER = ("--error-exitcode=9", "--check-exit-code=no", "--report-api-errors=no")
