@@ -1,8 +1,8 @@
 // What train_warp.cu and train_block.cu share; each of them is a `train_network`. In front of this
 // file stands what one_launch.py writes: L, SIZES (nodes of every layer, the input's first), SLOTS
-// (of the optimizer's state), THREADS (in a block), CLIPS (gradients or not); `Activation<l>` with softmax, keeps_z, g(z) and
-// g_prime(z, a); `Loss` with canonical, of_rows, term(z, a, y, m) and slope(z, a, y, m), which is
-// dC_i/da under softmax and dC_i/dz otherwise.
+// (of the optimizer's state), THREADS (in a block), CLIPS (gradients or not); `Activation<l>` with
+// softmax, keeps_z, g(z) and g_prime(z, a); `Loss` with canonical, of_rows, term(z, a, y, m) and
+// slope(z, a, y, m), which is dC_i/da under softmax and dC_i/dz otherwise.
 
 constexpr int INPUTS = SIZES[0], OUTPUTS = SIZES[L];
 

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
-from backprop_gpu.arrays import Array, float_dtype, on_gpu
+from backprop_gpu.arrays import Array, float_dtype, on_gpu, to_cpu
 from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.data import is_streamed
 from backprop_gpu.errors import DeviceError, DomainError, NonFiniteError, ShapeError
@@ -344,10 +344,8 @@ def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
 
 def on_cpu(values: Any, backend: Backend) -> Any:
     """Bring an array from a GPU to the CPU; return anything else as it is."""
-    if not on_gpu(values):
-        return values
-    # CuPy's arrays know how, which a backend on the CPU does not.
-    return values.get() if hasattr(values, "get") else backend.to_numpy(backend.xp.asarray(values))
+    values = to_cpu(values)
+    return backend.to_numpy(backend.xp.asarray(values)) if on_gpu(values) else values
 
 
 def learns_in_steps(estimator: BaseMLP) -> bool:

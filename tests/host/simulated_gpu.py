@@ -81,7 +81,7 @@ def start(order: str = "late") -> None:
 
     compiler._compile_using_nvrtc_no_warning = compile_for_both
     thrust.sort, thrust.argsort = sort, argsort
-    library.simulate(ORDERS.index(order), ctypes.c_uint64(0))
+    library.simulate(ORDERS.index(order))
     global simulated
     simulated = library, order
 
@@ -93,11 +93,11 @@ simulated: tuple[ctypes.CDLL, str]
 def streams(order: str) -> Iterator[None]:
     """Let streams work in another order meanwhile."""
     library, usual = simulated
-    library.simulate(ORDERS.index(order), ctypes.c_uint64(0))
+    library.simulate(ORDERS.index(order))
     try:
         yield
     finally:
-        library.simulate(ORDERS.index(usual), ctypes.c_uint64(0))
+        library.simulate(ORDERS.index(usual))
 
 
 def sort(dtype: Any, data: int, keys: int, shape: Sequence[int]) -> None:

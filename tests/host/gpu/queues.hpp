@@ -1,7 +1,7 @@
 // The streams of a simulated GPU.
 //
-// What is asked of a stream waits in its queue: until somebody has to wait for it, or for as long
-// as a seed says. So what was not waited for, and should have been, shows as a wrong number.
+// What is asked of a stream waits in its queue: until somebody has to wait for it, or for a time
+// that is drawn. So what was not waited for, and should have been, shows as a wrong number.
 #pragma once
 #include <cstdint>
 #include <deque>
