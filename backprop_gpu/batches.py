@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.shuffle import shuffled
+from backprop_gpu.shuffle import as_keys
 
 
 class Batches(Protocol):
@@ -52,7 +53,8 @@ class ArrayBatches:
     x, y : array, shapes (n, inputs) and (n, outputs)
     batch_size : int
     order : callable (epoch) -> array of int, or None
-        In which order an epoch takes the rows; None stands for theirs.
+        In which order an epoch takes the rows, which the next call may overwrite; None stands for
+        theirs.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ArrayBatches:
         self.batch_size = min(batch_size, len(x))
         self.per_epoch: int = -(-len(x) // self.batch_size)
         self._order_of, self._epoch, self._order = order, -1, None
+        self._places: Array | None = None
         # Batches are copied to where the first one lies, so that every step has the same arrays.
         self._arrays = x, y
         if self.per_epoch > 1:
@@ -108,9 +111,11 @@ class ArrayBatches:
         """Write to the top of `index` which rows the batches of steps of one epoch take."""
         order, rows = self._rows(steps)
         xp = self.backend.xp
-        index[: rows.stop - rows.start] = (
-            xp.arange(rows.start, rows.stop) if order is None else order[rows]
-        )
+        if order is None:
+            if self._places is None:
+                self._places = xp.arange(len(self.x))
+            order = self._places
+        index[: rows.stop - rows.start] = order[rows]
 
     def gather(self, backend: Backend, index: Array) -> None:
         """Bring the rows of an index to the top of `arrays`."""
@@ -130,8 +135,15 @@ def shuffled_batches(
     x: Array, y: Array, batch_size: int, seed: int | None, backend: Backend
 ) -> ArrayBatches:
     """Return batches in a new random order every epoch, or in that of the rows without a seed."""
+    if seed is None:
+        return ArrayBatches(x, y, batch_size, lambda epoch: None, backend)
 
-    def order(epoch: int) -> Array | None:
-        return None if seed is None else shuffled(len(x), epoch, seed, backend.xp)
+    @cache  # compiled loops and single launches have orders of their own
+    def room() -> Array:
+        return backend.empty((1, 1, len(x)), np.dtype(np.int64))
 
-    return ArrayBatches(x, y, batch_size, order, backend)
+    def shuffled(epoch: int) -> Array:
+        backend.shuffle(as_keys([seed]), epoch, room())
+        return room()[0, 0]
+
+    return ArrayBatches(x, y, batch_size, shuffled, backend)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.arrays import Array
 from backprop_gpu.batches import Batches
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.steps import Safe, SafePoint, first_bad_layer
+from backprop_gpu.steps import Report, Safe, SafePoint, first_bad_layer
 
 
 class ChunkSteps(ABC):
@@ -24,21 +24,29 @@ class ChunkSteps(ABC):
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         self.safe = SafePoint(net, self.state)
         self._before = [net.backend.xp.empty_like(array) for array in (net.parameters, *self.state)]
+        self._report = Report(net)
         self._last = 0
 
     def run(
         self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Run steps; see `Steps.run`."""
+        with_state = safe == "everything"
         if safe != "nothing":
             for kept, array in zip(self._before, (self.net.parameters, *self.state), strict=True):
                 kept[...] = array
-        losses, counts = self._run(steps, numbers)
-        self._last = steps[len(losses) - 1]
-        if safe != "nothing" and math.isfinite(losses[0]):
-            parameters, *state = self._before
-            self.safe.accept(steps.start, parameters, state if safe == "everything" else None)
-        return losses, counts
+        self._report.make_room(len(steps))
+        losses = self._report.losses
+        counts = self._run(steps, numbers, losses)
+        if safe != "nothing":
+            self.safe.keep(losses[:1], self._report.good, with_state, self._before)
+        good, found = self._report.read(len(counts))
+        if safe != "nothing" and good:
+            self.safe.kept(steps.start, with_state)
+        finite = np.isfinite(found)
+        ran = len(found) if finite.all() else int(finite.argmin()) + 1
+        self._last = steps[ran - 1]
+        return found[:ran], counts[:ran]
 
     def first_bad_layer(self) -> int | None:
         """Return the first layer with NaN or infinity in it, on the batch of the last step."""
@@ -47,7 +55,8 @@ class ChunkSteps(ABC):
         return first_bad_layer(self.net, x[:count])
 
     @abstractmethod
-    def _run(
-        self, steps: range, numbers: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Run steps up to the first whose loss is not finite; return what `run` does."""
+    def _run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> NDArray[np.int64]:
+        """Run steps up to the first whose loss is not finite, and write their losses.
+
+        Return the samples in the batches of these steps, and maybe of others after them.
+        """

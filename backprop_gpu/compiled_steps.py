@@ -67,10 +67,8 @@ class CompiledSteps(ChunkSteps):
         )
         super().__init__(net, batches, optimizer)
 
-    def _run(
-        self, steps: range, numbers: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        losses, counts = np.empty(len(steps), self.net.dtype), np.empty(len(steps), np.int64)
+    def _run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> NDArray[np.int64]:
+        counts = np.empty(len(steps), np.int64)
         numbers, ran = np.ascontiguousarray(numbers), 0
         while ran < len(steps) and np.isfinite(losses[:ran][-1:]).all():
             x, y, orders, first, found = self._data(steps[ran : ran + self._most_steps])
@@ -84,7 +82,7 @@ class CompiledSteps(ChunkSteps):
                 seed=self._seed,
                 orders=orders,
             )
-        return losses[:ran].astype(np.float64), counts[:ran]
+        return counts[:ran]
 
     def _data(
         self, steps: range

@@ -26,7 +26,7 @@ from backprop_gpu.errors import DomainError
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.shuffle import orders
+from backprop_gpu.shuffle import as_keys
 from backprop_gpu.step import NO_LIMITS, Limits
 
 WARP_BATCH = CROSSOVERS["warp_batch"].value  # samples that a warp takes, one by one
@@ -187,10 +187,11 @@ class OneLaunch:
         *,
         steps: range,
         numbers: NDArray[np.float64],
+        losses: Array,
         seeds: Sequence[int] | None = None,
         rows: Array | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Make steps; change `parameters` and `state` in place.
+    ) -> None:
+        """Make steps; change `parameters`, `state` and `losses` in place.
 
         Parameters
         ----------
@@ -203,20 +204,14 @@ class OneLaunch:
             Counted from 0 over all epochs.
         numbers : ndarray, shape (networks, steps, 4) or (1, steps, 4)
             See `numbers_of`; one table may serve all networks.
+        losses : array, shape (networks, steps)
+            Of every batch, before its update. A network stops at the first that is not finite,
+            before its update; NaN comes after it.
         seeds : sequence of int, optional
             What shuffles each network's batches, as `shuffled` does.
         rows : array of int64, shape (networks, n), optional
             The rows of the data that each network is trained on. Default: all of them.
-
-        Returns
-        -------
-        losses : ndarray, shape (networks, steps)
-            Of every batch, before its update.
-        ran : ndarray, shape (networks,)
-            How many of them were written: a network stops at the first that is not finite, before
-            its update.
         """
-        xp = self._backend.xp
         networks, n = len(parameters), len(x) if rows is None else rows.shape[1]
         order, order_stride, epoch_stride = None, 0, 0
         batches = -(-n // self._batch_size)
@@ -224,12 +219,12 @@ class OneLaunch:
             order, order_stride = rows, n
         if seeds is not None and batches > 1:  # as for `Steps`, one batch keeps its order
             epochs = range(steps.start // batches, (steps.stop - 1) // batches + 1)
-            order = orders(n, epochs, seeds, xp)
+            order = self._backend.empty((networks, len(epochs), n), np.dtype(np.int64))
+            self._backend.shuffle(as_keys(seeds), epochs.start, order)
             order_stride, epoch_stride = len(epochs) * n, n
             if rows is not None:
-                order = xp.take_along_axis(rows[:, None], order, axis=-1)
-        losses = self._backend.empty((networks, len(steps)), self._dtype)
-        ran = self._backend.empty((networks,), np.dtype(np.int64))
+                order = self._backend.xp.take_along_axis(rows[:, None], order, axis=-1)
+        losses.fill(math.nan)
         s0, s1, *_ = (*state, None, None)
         numbers_stride = 0 if len(numbers) == 1 else len(steps)
         sizes = (n, self._batch_size, steps.start, len(steps), order_stride, epoch_stride)
@@ -238,14 +233,12 @@ class OneLaunch:
             kernels.Launch((networks, 1, 1), (self._kernel.threads, 1, 1)),
             (
                 *(parameters, s0, s1, x, y, order),
-                *(self._backend.asarray(numbers, self._dtype), losses, ran),
+                *(self._backend.asarray(numbers, self._dtype), losses),
                 *map(np.int64, (*sizes, numbers_stride)),
                 *self._limits,
             ),
             self._kernel.shared_bytes,
         )
-        to_numpy = self._backend.to_numpy
-        return to_numpy(losses).astype(np.float64), to_numpy(ran)
 
 
 def most_steps(n: int, batch_size: int, networks: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.arrays import Array
 from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.chunk_steps import ChunkSteps
 from backprop_gpu.losses import Loss
@@ -40,19 +43,18 @@ class OneLaunchSteps(ChunkSteps):
         self._launch = OneLaunch(net, loss, optimizer, batches.batch_size, limits)
         super().__init__(net, batches, optimizer)
 
-    def _run(
-        self, steps: range, numbers: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> NDArray[np.int64]:
         most = most_steps(len(self.batches.x), self.batches.batch_size, 1)
-        losses: NDArray[np.float64] = np.empty(0)
-        while len(losses) < len(steps) and np.isfinite(losses[-1:]).all():
-            piece = slice(len(losses), len(losses) + most)
-            found, ran = self._launch.run(
+        ran = 0
+        while ran < len(steps) and (ran == 0 or math.isfinite(losses[ran - 1])):
+            piece = slice(ran, ran + most)
+            self._launch.run(
                 *(self.net.parameters[None], [slot[None] for slot in self.state]),
                 *(self.batches.x, self.batches.y),
                 steps=steps[piece],
                 numbers=numbers[None, piece],
+                losses=losses[None, piece],
                 seeds=self._seeds,
             )
-            losses = np.append(losses, found[0, : ran[0]])
-        return losses, self.batches.counts(steps[: len(losses)])
+            ran += len(steps[piece])
+        return self.batches.counts(steps[:ran])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -47,26 +47,66 @@ class SafePoint:
         self.net, self.state = net, state
         self.step = 0
         self.parameters = net.parameters.copy()
-        self._state: list[Array] | None = None
+        self._state: list[Array] = []  # made when it is kept for the first time
+        self._has_state = False
 
-    def take(self, step: int, *, with_state: bool) -> None:
-        """Keep what there is now, before a step whose loss is finite."""
-        self.accept(step, self.net.parameters, self.state if with_state else None)
+    def keep(
+        self,
+        C: Array,
+        good: Array,
+        with_state: bool,
+        before: Sequence[Array] | None = None,
+    ) -> None:
+        """Keep what there is, if it and its loss C are finite, as good[0] will tell: not 0.
 
-    def accept(self, step: int, parameters: Array, state: list[Array] | None) -> None:
-        """Keep copies of what there was before a step whose loss is finite."""
-        # Not by BLAS, whose threads would go on spinning where compiled steps want the cores.
-        if bool(self.net.backend.xp.isfinite(parameters).all()):
-            self.step = step
-            self.parameters[...] = parameters
-            self._state = None if state is None else [slot.copy() for slot in state]
+        `before` are the parameters and the state that C is the loss of. Default: those of now.
+        """
+        backend = self.net.backend
+        parameters, *state = before or (self.net.parameters, *self.state)
+        if with_state and not self._state:
+            self._state = [backend.empty(slot.shape, slot.dtype) for slot in state]
+        backend.all_finite((C, parameters), good)
+        backend.copy_if(good, parameters, self.parameters)
+        for slot, kept in zip(state, self._state if with_state else (), strict=False):
+            backend.copy_if(good, slot, kept)
+
+    def kept(self, step: int, with_state: bool) -> None:
+        """Note that what was there before a step has been kept."""
+        self.step, self._has_state = step, with_state
 
     def go_back(self) -> bool:
         """Restore what was kept; return whether the steps since then can be run again."""
         self.net.parameters[...] = self.parameters
-        for slot, kept in zip(self.state, self._state or (), strict=False):
+        for slot, kept in zip(self.state, self._state if self._has_state else (), strict=False):
             slot[...] = kept
-        return self._state is not None
+        return self._has_state
+
+
+class Report:
+    """What the host reads of some steps, all at once.
+
+    Attributes
+    ----------
+    good : array, shape (1,)
+        Not 0 if what there was before the first of them has been kept; see `SafePoint.keep`.
+    losses : array, shape (steps,)
+        Of every batch, before its update.
+    """
+
+    def __init__(self, net: MLP) -> None:
+        self._backend = net.backend
+        self._array = net.backend.empty((0,), net.dtype)
+
+    def make_room(self, steps: int) -> None:
+        """Have room for so many losses; what was there before may be lost."""
+        if len(self._array) <= steps:
+            self._array = self._backend.empty((1 + steps,), self._array.dtype)
+        self.good, self.losses = self._array[:1], self._array[1 : 1 + steps]
+
+    def read(self, steps: int) -> tuple[np.float64, NDArray[np.float64]]:
+        """Wait for so many steps; return what `good` says, and the losses."""
+        told = self._backend.to_numpy(self._array[: 1 + steps]).astype(np.float64)
+        return told[0], told[1:]
 
 
 class Steps:
@@ -108,6 +148,7 @@ class Steps:
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
+        self._report = Report(net)
         self._windows: Windows | None = None
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
@@ -137,50 +178,59 @@ class Steps:
             finite ends the run before its update, where losses are read at once; and so does the
             end of the epoch, where only that tells how long an epoch is.
         """
-        clips_samples = self._sample_norm is not None
-        if self.reads_all or clips_samples or not isinstance(self.batches, ArrayBatches):
-            return self._run_singly(steps, numbers, safe)
-        # The first step warms up: what it needs is compiled and allocated, if there is memory.
-        losses, counts = self._run_singly(steps[:1], numbers[:1], safe)
-        if len(steps) == 1 or not math.isfinite(losses[0]):
-            return losses, counts
-        rest = steps[1:], numbers[1:]
-        if self._most is not None or self._workspace is None:
-            more = self._run_singly(*rest)
+        self._report.make_room(len(steps))
+        losses = self._report.losses
+        one_by_one = self.reads_all or not isinstance(self.batches, ArrayBatches)
+        if one_by_one or self._sample_norm is not None or len(steps) == 1:
+            counts = self._run_singly(steps, numbers, losses, safe)
         else:
-            self._windows = self._windows or Windows(self.batches, self._workspace, self._step)
-            more = self._windows.run(*rest)
-        return np.append(losses, more[0]), np.append(counts, more[1])
+            # The first step warms up: what it needs is compiled and allocated, if there is memory.
+            counts = self._run_singly(steps[:1], numbers[:1], losses, safe)
+            counts += self._run_windows(steps[1:], numbers[1:], losses[1:])
+        good, found = self._report.read(len(counts))
+        if safe != "nothing" and counts and good:
+            self.safe.kept(steps.start, safe == "everything")
+        return found, np.array(counts, np.int64)
+
+    def _run_windows(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> list[int]:
+        if self._most is not None or self._workspace is None:
+            return self._run_singly(steps, numbers, losses)
+        assert isinstance(self.batches, ArrayBatches)
+        self._windows = self._windows or Windows(self.batches, self._workspace, self._step)
+        self._windows.run(steps, numbers, losses)
+        return [*self.batches.counts(steps).tolist()]
 
     def _run_singly(
-        self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        table = self.net.backend.asarray(numbers, self.net.dtype)
+        self,
+        steps: range,
+        numbers: NDArray[np.float64],
+        losses: Array,
+        safe: Safe = "nothing",
+    ) -> list[int]:
+        """Run steps, and write their losses; return the samples in their batches."""
+        backend, reads_all, load = self.net.backend, self.reads_all, self.batches.load
+        table = numbers.astype(self.net.dtype)
         changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
-        reads_all, load = self.reads_all, self.batches.load
-        losses, counts = [], []
+        counts: list[int] = []
         for i, step in enumerate(steps):
             count = load(step)
             if count == 0:
                 break
             if changes[i]:
-                self._numbers[...] = table[i]
+                backend.write(table[i], self._numbers)
             space, update = self._propagate(count)
             C = space.gradients.C
             counts.append(count)
-            losses.append(C.item() if reads_all or i == 0 else C.copy())
-            if (reads_all or i == 0) and not math.isfinite(losses[-1]):
+            losses[i] = C[0]
+            if safe != "nothing" and i == 0:
+                self.safe.keep(C, self._report.good, safe == "everything")
+            if reads_all and not math.isfinite(C.item()):
                 break
-            if i == 0 and safe != "nothing":
-                self.safe.take(step, with_state=safe == "everything")
             if self._sample_norm is not None:
-                clip_samples(self.net.backend, space.trace, space.gradients, self._sample_norm)
+                clip_samples(backend, space.trace, space.gradients, self._sample_norm)
             update()
         self._count = count
-        if not reads_all and len(losses) > 1:
-            rest = self.net.backend.xp.concatenate(losses[1:])
-            losses[1:] = self.net.backend.to_numpy(rest).tolist()
-        return np.array(losses), np.array(counts, np.int64)
+        return counts
 
     def first_bad_layer(self) -> int | None:
         """Return the first layer with NaN or infinity in it, on the batch that was loaded last."""

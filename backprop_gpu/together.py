@@ -63,7 +63,7 @@ def train_together(
     size = min(batch_size or n, n)
     per_epoch = -(-n // size)
     launch = OneLaunch(nets[0], loss, optimizers[0], size)
-    losses = np.full((networks, epochs * per_epoch), np.nan)
+    losses = np.empty((networks, epochs * per_epoch))
     rates = np.empty_like(losses)
     distinct = optimizers[:1] if all(o == optimizers[0] for o in optimizers) else optimizers
     with backend.computing():
@@ -76,11 +76,16 @@ def train_together(
             steps = range(done, min(done + count, losses.shape[1]))
             passed = np.array(steps) / per_epoch
             numbers = np.stack([numbers_of(optimizer, steps, passed) for optimizer in distinct])
-            found, ran = launch.run(
-                parameters, state, x, y, steps=steps, numbers=numbers, seeds=seeds, rows=index
+            found = backend.empty((networks, len(steps)), nets[0].dtype)
+            launch.run(
+                *(parameters, state, x, y),
+                steps=steps,
+                numbers=numbers,
+                losses=found,
+                seeds=seeds,
+                rows=index,
             )
-            found[np.arange(len(steps)) >= ran[:, None]] = np.nan
-            losses[:, done : steps.stop] = found
+            losses[:, done : steps.stop] = backend.to_numpy(found)
             rates[:, done : steps.stop] = numbers[..., 0]
             done = steps.stop
             if time.perf_counter() - before < CHUNK_SECONDS:

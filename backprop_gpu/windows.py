@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.backends.recording import Replay
 from backprop_gpu.batches import ArrayBatches
@@ -65,24 +66,19 @@ class Windows:
         self._numbers, self._losses = empty((most, 4), net.dtype), empty((most,), net.dtype)
         self._recorded: dict[tuple[int, int], Callable[[], None]] = {}
 
-    def run(
-        self, steps: range, numbers: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Run steps; see `Steps.run`. A loss that is not finite does not end the run."""
-        backend = self._net.backend
-        table = backend.asarray(numbers, self._net.dtype)
-        losses = backend.empty((len(steps),), self._net.dtype)
+    def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> None:
+        """Run steps, and write their losses; see `Steps.run`. None of them ends the run."""
+        table = numbers.astype(self._net.dtype)
         done = 0
         while done < len(steps):
             window = steps[done : done + self._length(steps[done], len(steps) - done)]
             rows = slice(done, done + len(window))
-            self._numbers[: len(window)] = table[rows]
+            self._net.backend.write(table[rows], self._numbers[: len(window)])
             if self._batches.per_epoch > 1:
                 self._batches.choose(window, self._index)
             self._replay(window)
             losses[rows] = self._losses[: len(window)]
             done = rows.stop
-        return backend.to_numpy(losses).astype(np.float64), self._batches.counts(steps)
 
     def _length(self, step: int, left: int) -> int:
         """Return how many steps to make at once: few lengths recur, and each is recorded once."""

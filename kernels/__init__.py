@@ -84,6 +84,13 @@ def elementwise(size: int) -> Launch:
     return Launch((min(_blocks(size, THREADS), MAX_BLOCKS), 1, 1), (THREADS, 1, 1))
 
 
+def parts_of(size: int, count: int) -> tuple[Launch, int]:
+    """One thread an entry for `count` rows of a size, and the blocks of each row."""
+    threads = min(THREADS, WARP * _blocks(size, WARP))
+    parts = _blocks(size, threads)
+    return Launch((count * parts, 1, 1), (threads, 1, 1)), parts
+
+
 def one_block() -> Launch:
     """The second stage of a sum."""
     return Launch((1, 1, 1), (THREADS, 1, 1))

@@ -27,8 +27,7 @@ struct Run {
     // as they lie. The strides lead to the next network or epoch, and may be 0.
     const index_t* order;
     const Numbers* numbers;  // of every step
-    real* losses;            // (networks, steps)
-    index_t* ran;  // how many losses were written: the first that is not finite is the last one
+    real* losses;            // (networks, steps); the first that is not finite is the last one
     index_t n, batch_size, first_step, steps, order_stride, epoch_stride, numbers_stride;
     real clip_value, clip_norm;  // infinite for no limit
 };
@@ -59,11 +58,11 @@ INLINE void train_network(const Run& run);
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     train(real* parameters, real* s0, real* s1, const real* x, const real* y, const index_t* order,
-          const real* numbers, real* losses, index_t* ran, index_t n, index_t batch_size,
-          index_t first_step, index_t steps, index_t order_stride, index_t epoch_stride,
-          index_t numbers_stride, real clip_value, real clip_norm) {
+          const real* numbers, real* losses, index_t n, index_t batch_size, index_t first_step,
+          index_t steps, index_t order_stride, index_t epoch_stride, index_t numbers_stride,
+          real clip_value, real clip_norm) {
     train_network({parameters, s0, s1, x, y, order, reinterpret_cast<const Numbers*>(numbers),
-                   losses, ran, n, batch_size, first_step, steps, order_stride, epoch_stride,
+                   losses, n, batch_size, first_step, steps, order_stride, epoch_stride,
                    numbers_stride, clip_value, clip_norm});
 }
 

@@ -226,5 +226,4 @@ INLINE void train_network(const Run& run) {
     each_parameter<L>(shared, gradient, [&](real& p, real&, int i, bool) {
         run.parameters[at + i] = p;
     });
-    if (threadIdx.x == 0) run.ran[blockIdx.x] = done;
 }

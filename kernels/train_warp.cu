@@ -196,5 +196,4 @@ INLINE void train_network(const Run& run) {
         if (SLOTS > 0) run.s0[at + i] = q.s0;
         if (SLOTS > 1) run.s1[at + i] = q.s1;
     });
-    if (nodes.lane == 0) run.ran[blockIdx.x] = done;
 }

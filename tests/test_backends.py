@@ -14,6 +14,7 @@ from backprop_gpu.activations import ACTIVATIONS, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, choose_backend, numpy_backend
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.losses import LOSSES
+from backprop_gpu.shuffle import as_keys, shuffled
 
 SIZES = (1, 2, 31, 33, 257, 1025)
 # Every size meets every other, as rows and as columns; the largest are more than a tile.
@@ -225,6 +226,44 @@ def test_column_sums_lose_little_over_many_rows(columns, backend):
     with backend.computing():
         backend.column_sum(given(backend, array), out)
     close(backend.to_numpy(out), array.astype(float).sum(0), array.dtype, rounding=16)
+
+
+@pytest.mark.parametrize("n", [*SIZES, 5000])
+@pytest.mark.parametrize("seeds", [[7], [0, 2**64 - 1, 2**70 + 5]], ids=["one", "three"])
+def test_shuffle(seeds, n, backend):
+    out = backend.empty((len(seeds), 3, n), np.dtype("int64"))
+    with backend.computing():
+        backend.shuffle(as_keys(seeds), 2**40, out)
+    expected = [[shuffled(n, 2**40 + epoch, seed) for epoch in range(3)] for seed in seeds]
+    np.testing.assert_array_equal(backend.to_numpy(out), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_what_is_finite_is_copied(worst, size, backend, dtype, numbers):
+    loss, good = given(backend, numbers(1), numbers(size))
+    finite, out = given(backend, numbers(1), np.zeros(size, dtype))
+    for place in {0, size // 2, size - 1}:
+        bad = good.copy()
+        bad[place] = worst
+        for arrays in ([loss, bad], [bad, loss]):
+            with backend.computing():
+                backend.all_finite(arrays, finite)
+                backend.copy_if(finite, good, out)
+            assert backend.to_numpy(finite)[0] == 0
+            assert not backend.to_numpy(out).any()
+    with backend.computing():
+        backend.all_finite([loss, good], finite)
+        backend.copy_if(finite, good, out)
+    assert backend.to_numpy(finite)[0] == 1
+    np.testing.assert_array_equal(backend.to_numpy(out), backend.to_numpy(good))
+
+
+def test_what_is_written_is_there(backend, dtype, numbers):
+    values, out = numbers(3, 2), backend.empty((4, 2), dtype)
+    with backend.computing():
+        backend.write(values, out[1:])
+    np.testing.assert_array_equal(backend.to_numpy(out[1:]), values)
 
 
 @pytest.mark.parametrize(("rows", "columns"), MATRICES)

@@ -35,7 +35,7 @@ class Case(TrainingCase):
             epoch, batch = divmod(step, self.batches)
             order = np.arange(len(self.x))
             if self.seed is not None:
-                order = shuffled(len(self.x), epoch, self.seed, np)
+                order = shuffled(len(self.x), epoch, self.seed)
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             grads = net.backward(net.forward(self.x[rows]), self.y[rows], self.loss)
             losses.append(grads.loss)

@@ -267,7 +267,7 @@ class TestOrders:
         return losses, net.parameters
 
     def test_those_of_a_seed_give_its_bits(self):
-        orders = [shuffled(10, epoch, 7, np) for epoch in range(1, 5)]
+        orders = [shuffled(10, epoch, 7) for epoch in range(1, 5)]
         assert_equal(self.run(5, orders=orders), self.run(5, seed=7))
 
     def test_without_any_samples_are_taken_as_they_come(self):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from host import simulated_gpu
 
 import backprop_gpu as bp
 from backprop_gpu import kernels
@@ -227,6 +228,54 @@ def test_dynamic_shared_memory_is_asked_for(share, backend):
     if share == "all there is":
         with pytest.raises(Exception, match=r"INVALID_VALUE|simulated"):
             backend.launch(SHARING, "reversed_row", launch, [row, out, np.int32(n)], most + 4)
+
+
+class Allocations:
+    """CuPy's requests for memory, meanwhile: those that its pool can fulfil, too."""
+
+    def __init__(self, cupy):
+        counted = self
+
+        class Hook(cupy.cuda.MemoryHook):
+            name = "counted"
+
+            def malloc_preprocess(self, **_):
+                counted.count += 1
+
+        self.hook, self.count = Hook(), 0
+
+    def __enter__(self):
+        self.hook.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hook.__exit__(*error)
+
+
+@on_gpu
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": bp.Adam(0.01)}, {"clip_norm": 0.1}, {"batch_size": None}],
+    ids=["SGD", "Adam", "clipped", "one batch"],
+)
+def test_steps_take_no_memory_and_a_chunk_of_them_is_read_once(
+    options, shuffle, backend, late_streams
+):
+    net, y = bp.MLP([3, 5, 2], device=backend), np.zeros((23, 2))
+    chunks = []
+
+    def look(run):
+        chunks.append((run.step, allocations.count, *simulated_gpu.counts().values()))
+
+    with Allocations(backend.xp) as allocations:
+        options = {"batch_size": 4, "epochs": 700, "path": "steps"} | options
+        bp.train(net, np.ones((23, 3)), y, shuffle=shuffle, progress=look, **options)
+    steps, allocated, reads, waits, *_ = np.diff(chunks, axis=0).T
+    assert len(reads) >= 4
+    assert set(reads) == set(waits) == {1}
+    grew = steps > np.maximum.accumulate([0, *steps[:-1]])  # then its report needs room
+    assert (allocated[-3:] <= grew[-3:]).all()
 
 
 @on_gpu

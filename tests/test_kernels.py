@@ -17,10 +17,11 @@ from host.programs import OPTIMIZERS, Recorder, built_in_activations, programs
 import backprop_gpu as bp
 from backprop_gpu import kernels
 from backprop_gpu.activations import find_activation
-from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.backends import NumpyBackend, cuda_backend
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.errors import DomainError
 from backprop_gpu.losses import LOSSES
+from backprop_gpu.shuffle import as_keys, shuffled
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 OLDEST, NEWEST = ARCHITECTURES[0], ARCHITECTURES[-1]
@@ -181,6 +182,13 @@ def test_update(size, optimizer, dtype, backend):
     assert_close(p, exact, dtype, scale=8)
 
 
+def test_orders_of_many_samples_are_sorted():
+    n = cuda_backend.MOST_COUNTED + 1
+    found = np.full((1, 1, n), -1)
+    CudaBackend(np, None, "cuda:0", nullcontext).shuffle(as_keys([3]), 4, found)
+    np.testing.assert_array_equal(found[0, 0], shuffled(n, 4, 3))
+
+
 @needs_gpp
 def test_grids_of_many_blocks_walk_on(monkeypatch, backend):
     monkeypatch.setattr(kernels, "MAX_BLOCKS", 3)
@@ -195,6 +203,11 @@ def test_grids_of_many_blocks_walk_on(monkeypatch, backend):
     assert_close(sums, expected.sum(axis=0), "float64", scale=10)
     backend.output_delta(LOSSES["sse"], sigmoid, z, a, np.zeros_like(a), C)
     assert_close(C, [(expected**2).sum() / 700], "float64", scale=10)
+    a[-1, -1], copied = np.nan, np.zeros_like(a)
+    backend.copy_if(C, a, copied)
+    np.testing.assert_array_equal(copied, a)
+    backend.all_finite([a], C)
+    assert C[0] == 0
 
 
 @pytest.mark.parametrize("rows", [1, 2, 31, 33, 257, 1025, 16_384, 10**7, 2**33])
@@ -208,6 +221,9 @@ def test_launches_cover_every_entry_within_the_limits_of_a_gpu(rows, columns):
         launcher.check_limits(some.grid, some.block, 0)
         assert np.prod(some.block) <= kernels.THREADS
     if rows <= 10**7:
+        launch, parts = kernels.parts_of(columns, rows)
+        assert launch.grid[0] == parts * rows
+        assert parts * launch.block[0] >= columns
         rows_launch = kernels.warp_rows(rows)
         launcher.check_limits(rows_launch.grid, rows_launch.block, 0)
         assert rows_launch.grid[0] * rows_launch.block[1] >= rows
@@ -362,6 +378,12 @@ def sums(backend):
     return np.array([*out, *C])
 
 
+def orders(backend):
+    found = np.empty((1, 2, 600), np.int64)
+    backend.shuffle(as_keys([1]), 0, found)
+    return found
+
+
 def norms(backend):
     gradient = matrix((1000,), "float64")
     gradient[700] = 1e200  # its square would be infinite
@@ -382,6 +404,7 @@ def softmaxes(backend):
 
 MUTANTS = [
     *[(sums, "__syncthreads();", "", which) for which in range(4)],
+    *[(orders, "__syncthreads();", "", which) for which in (2, 3)],  # after those of common.cuh
     *[(norms, "__syncthreads();", "", which) for which in (0, 1)],
     *[(softmaxes, "__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
     *[(softmaxes, "top = warp_max(top);", "", which) for which in (0, 1)],

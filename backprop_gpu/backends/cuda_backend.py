@@ -20,12 +20,14 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu import kernels
 from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
 from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
 from backprop_gpu.backends.uploads import InPlace, Uploads
+from backprop_gpu.shuffle import orders
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -52,6 +54,10 @@ class Launcher(Protocol):
 
 
 REAL = {"float32": "float", "float64": "double"}
+
+# Samples of an epoch up to which each one's place in the order is found by counting, n^2
+# comparisons in one launch: an estimate. Sorting takes CuPy a dozen launches, and memory.
+MOST_COUNTED = 1 << 12
 
 # A kernel file and the device functions it calls: (file, (name, body), ...).
 Program = tuple[Any, ...]
@@ -122,6 +128,12 @@ class CudaBackend:
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        if hasattr(out, "set"):
+            out.set(values)
+        else:
+            out[...] = values
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         with self.computing():
@@ -254,6 +266,28 @@ class CudaBackend:
     def gather(self, rows: Array, index: Array, out: Array) -> None:
         self._launch_by_rows(("gather",), "gather", rows, index, out)
 
+    def shuffle(self, seeds: NDArray[np.uint64], first_epoch: int, out: Array) -> None:
+        _, epochs, n = out.shape
+        if n > MOST_COUNTED:
+            out[...] = orders(n, range(first_epoch, first_epoch + epochs), seeds, self.xp)
+            return
+        launch, parts = kernels.parts_of(n, len(seeds) * epochs)
+        several = self.asarray(seeds, seeds.dtype) if len(seeds) > 1 else None
+        sizes = map(np.int64, (first_epoch, epochs, n, parts))
+        args = (several, seeds[0], out, *sizes)
+        self._launch(("shuffle",), "shuffle", launch, args, real="float")
+
+    def all_finite(self, arrays: Sequence[Array], out: Array) -> None:
+        self._call(out.fill, 1)
+        for array in arrays:
+            launch = kernels.elementwise(array.size)
+            args = (array, out, np.int64(array.size))
+            self._launch(("finite",), "find_infinite", launch, args)
+
+    def copy_if(self, condition: Array, values: Array, out: Array) -> None:
+        args = (condition, values, out, np.int64(values.size))
+        self._launch(("finite",), "copy_if", kernels.elementwise(values.size), args)
+
     def update(
         self,
         optimizer: Optimizer,
@@ -320,10 +354,12 @@ class CudaBackend:
         name: str,
         launch: kernels.Launch,
         args: Sequence[Array | np.generic | None],
+        real: str | None = None,
     ) -> None:
+        """Launch a kernel in the dtype of its first array, unless `real` says in which."""
         dtype = next(arg.dtype for arg in args if arg is not None)
         self._call(
-            *(self._launcher.launch, _source(program, REAL[dtype.name])),
+            *(self._launcher.launch, _source(program, real or REAL[dtype.name])),
             *(name, launch.grid, launch.block, args),
         )
 

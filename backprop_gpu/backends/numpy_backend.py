@@ -14,11 +14,13 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, limit_in, on_gpu
 from backprop_gpu.backends.mkl import Mkl
 from backprop_gpu.backends.uploads import InPlace, Uploads
 from backprop_gpu.errors import DeviceError, check_count
+from backprop_gpu.shuffle import orders
 
 if TYPE_CHECKING:
     from backprop_gpu.activations import Activation
@@ -138,6 +140,9 @@ class NumpyBackend:
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array)
 
+    def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        out[...] = values
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         return np.empty(shape, dtype)
 
@@ -253,6 +258,18 @@ class NumpyBackend:
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
         self._call(np.take, rows, index, 0, out, "clip")  # "raise" would copy once more
+
+    def shuffle(self, seeds: NDArray[np.uint64], first_epoch: int, out: Array) -> None:
+        epochs = range(first_epoch, first_epoch + out.shape[1])
+        out[...] = orders(out.shape[2], epochs, seeds, np)
+
+    def all_finite(self, arrays: Sequence[Array], out: Array) -> None:
+        # Not by BLAS, whose threads would go on spinning where compiled steps want the cores.
+        out[0] = all(np.isfinite(array).all() for array in arrays)
+
+    def copy_if(self, condition: Array, values: Array, out: Array) -> None:
+        if condition[0]:
+            out[...] = values
 
     def update(
         self,

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.backends.uploads import Uploads
@@ -47,6 +48,9 @@ class Backend(Protocol):
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """Bring an array to the CPU, and wait until it is computed."""
+
+    def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        """out = values, which are on the CPU, C-contiguous, and of the dtype of `out`."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Allocate an array, uninitialised."""
@@ -114,6 +118,18 @@ class Backend(Protocol):
 
     def gather(self, rows: Array, index: Array, out: Array) -> None:
         """out[i] = rows[index[i]]."""
+
+    def shuffle(self, seeds: NDArray[np.uint64], first_epoch: int, out: Array) -> None:
+        """out[s, e] = the order of the samples, by seeds[s], in epoch `first_epoch` + e.
+
+        See `orders`, whose seeds are on the CPU; `out` is of int64.
+        """
+
+    def all_finite(self, arrays: Sequence[Array], out: Array) -> None:
+        """out[0] = 1 if all numbers of all these flat arrays are finite, or else 0."""
+
+    def copy_if(self, condition: Array, values: Array, out: Array) -> None:
+        """out = values, flat arrays, if condition[0] is not 0."""
 
     def update(
         self,

@@ -54,5 +54,5 @@ class EpochOrder:
     def _shuffled(self, n: int, what: int) -> NDArray[np.int64]:
         if self._seed is None:
             return np.arange(n)
-        order: NDArray[np.int64] = shuffled(n, what << 32 | self._epoch, self._seed, np)
+        order: NDArray[np.int64] = shuffled(n, what << 32 | self._epoch, self._seed)
         return order

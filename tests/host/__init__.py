@@ -1,1 +1,1 @@
-"""CUDA where there is no GPU: `launcher` runs sources on the CPU, `nvrtc` compiles them."""
+"""CUDA without a GPU: `launcher` runs sources, `nvrtc` compiles them, `simulated_gpu` runs CuPy."""

@@ -23,7 +23,7 @@ def emulated_backend(
     return CudaBackend(np, launcher, "cuda:0", quiet, precision=precision)
 
 
-def update_numbers(optimizer, learning_rate, step, dtype):
+def update_numbers(optimizer: Any, learning_rate: float, step: int, dtype: Any) -> Any:
     """What an optimizer has to know in a step, counted from 1; see `Backend.update`."""
     optimizer = replace(optimizer, learning_rate=learning_rate)
     return numbers_of(optimizer, range(step - 1, step), np.zeros(1))[0].astype(dtype)

@@ -1,13 +1,10 @@
-"""What a CUDA device has that matters for graphs, on the CPU: a stream that can be captured."""
+"""On the CPU, what of a CUDA device matters for graphs, and what stands for vendors' libraries."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 from backprop_gpu.backends.cublas import WORKSPACE, Cublas
 from backprop_gpu.backends.cuda_backend import CudaBackend
 
-from .launcher import HostLauncher, cache_folder, compiler_version
+from .launcher import HostLauncher, compiled
 
 
 class CaptureError(RuntimeError):
@@ -38,8 +35,8 @@ class StandInDevice:
     graph_launches : int
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._launcher = HostLauncher(seed, guard=False)
+    def __init__(self) -> None:
+        self._launcher = HostLauncher(guard=False)
         self._captured: list[Callable[[], None]] | None = None
         self.launches = self.allocations = self.graph_launches = 0
         self.graphs: list[int] = []
@@ -72,8 +69,9 @@ class StandInDevice:
         else:
             self._captured.append(work)
 
-    def capture(self, calls: list[Callable[[], None]]) -> Callable[[], None]:
-        self._captured = captured = []
+    def capture(self, calls: Sequence[Callable[[], None]]) -> Callable[[], None]:
+        captured: list[Callable[[], None]] = []
+        self._captured = captured
         try:
             for call in calls:
                 call()
@@ -111,17 +109,9 @@ class Refusing:
 def stand_in_library(source: str) -> ctypes.CDLL:
     """Compile what stands for a vendor's library, once; the rest of its folder is a part of it."""
     file = Path(__file__).parent / source
-    texts = [file.read_text(), *(other.read_text() for other in sorted(file.parent.glob("*.hpp")))]
-    key = hashlib.sha256("\0".join((*texts, compiler_version())).encode()).hexdigest()
-    path = cache_folder() / f"{file.stem}-{key[:32]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(f".{os.getpid()}")
-        command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread"]
-        command += ["-Wall", "-Werror", "-ffp-contract=off"]
-        subprocess.run([*command, str(file), "-o", str(made)], check=True)
-        made.replace(path)
-    return ctypes.CDLL(str(path))
+    included = [file, *sorted(file.parent.glob("*.hpp"))]
+    library = compiled(f'#include "{file}"', "-pthread", "-Wall", "-Werror", included=included)
+    return ctypes.CDLL(str(library))
 
 
 def cublas_library() -> ctypes.CDLL:

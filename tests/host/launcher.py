@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ Dim3 = tuple[int, int, int]
 
 HEADERS = ("fibers.hpp", "cuda_shim.hpp", "mma.hpp")
 # -O1 is fastest for tests, compile and run together. No contraction: fused multiply-adds would
-# make results differ from NumPy's. No fortified longjmp: it takes a switch of fibers for an attack.
-FLAGS = (
-    *("-std=c++20", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
-    *("-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti", "-U_FORTIFY_SOURCE", "-w"),
+# make results differ from NumPy's.
+GPP = ("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off")
+# No fortified longjmp: it takes a switch of fibers for an attack.
+KERNEL_FLAGS = (
+    *("-fvisibility=hidden", "-fno-strict-aliasing", "-fno-exceptions", "-fno-rtti"),
+    *("-U_FORTIFY_SOURCE", "-w"),
 )
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s[^;{]*?\b(\w+)\s*\([^()]*\)\s*\{')
@@ -46,7 +48,7 @@ DYNAMIC_SHARED = re.compile(r"\bextern\s+__shared__\s+([^;\[]*?)(\w+)\s*\[\s*\]\
 GRID_LIMIT: Dim3 = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT: Dim3 = (1024, 1024, 64)
 THREADS_LIMIT = 1024
-SHARED_LIMIT = 227 * 1024  # on the newest, for kernels that ask for more than 48
+SHARED_LIMIT = 227 * 1024  # on the newest GPUs, for kernels that ask for more than 48 KiB
 
 
 class KernelError(RuntimeError):
@@ -195,19 +197,24 @@ def kernel_names(source: str) -> list[str]:
 @functools.cache
 def load(source: str) -> ctypes.PyDLL:
     """PyDLL keeps the interpreter lock: a library has fibers for one launch at a time."""
-    return ctypes.PyDLL(str(compiled(translation_unit(source))))
+    return ctypes.PyDLL(str(compiled(translation_unit(source), *KERNEL_FLAGS)))
 
 
-def compiled(text: str, *flags: str) -> Path:
-    """Return a library of a translation unit, which may have been compiled before.
+def compiled(text: str, *flags: str, included: Iterable[Path] = ()) -> Path:
+    """Return a library of a source, which may have been compiled before.
 
     The hash covers all that decides the binary, so that a cached one is never stale.
     """
-    key = hashlib.sha256("\0".join((text, *FLAGS, *flags, compiler_version())).encode()).hexdigest()
-    library = cache_folder() / f"{key[:32]}.so"
+    library = cache_folder() / f"{hashed(included, text, *flags)}.so"
     if not library.exists():
         compile_to(library, text, *flags)
     return library
+
+
+def hashed(files: Iterable[Path], *texts: str) -> str:
+    """A name for what g++ makes of these."""
+    parts = (*(file.read_text() for file in files), *texts, *GPP, compiler_version())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def translation_unit(source: str, prelude: str | None = None) -> str:
@@ -226,7 +233,7 @@ def compile_to(library: Path, text: str, *flags: str) -> None:
     # Renamed when complete: processes that test in parallel may want it at once.
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = ["g++", *FLAGS, *flags, "-x", "c++", "-", "-o", str(made)]
+        command = [*GPP, *flags, "-x", "c++", "-", "-o", str(made)]
         english = {**os.environ, "LC_ALL": "C"}
         done = subprocess.run(command, input=text, capture_output=True, text=True, env=english)
         if done.returncode:

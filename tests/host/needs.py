@@ -8,7 +8,7 @@ from .launcher import unavailable_reason
 from .nvrtc import nvrtc_unavailable_reason
 
 
-def _needs(missing):
+def _needs(missing: str | None) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing is not None, reason=str(missing))
 
 

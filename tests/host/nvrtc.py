@@ -1,7 +1,7 @@
 """Compile CUDA sources for real GPUs, where there is none: NVRTC needs neither GPU nor driver.
 
-`pip install nvidia-cuda-nvrtc` is all it takes. The library is called through ctypes: seven
-functions of its C interface, no headers, no other package.
+`pip install nvidia-cuda-nvrtc` is all it takes. The library is called through ctypes: a few
+functions of its C interface, no headers.
 """
 
 from __future__ import annotations

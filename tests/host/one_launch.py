@@ -56,14 +56,16 @@ class Case(TrainingCase):
 
 
 class MutantLauncher(HostLauncher):
-    """Replaces something in a source: the first, second, ... of its kind."""
+    """Replaces something in the source of a training: the first, second, ... of its kind."""
 
     def __init__(self, seed, old, new, which):
         super().__init__(seed)
         self.old, self.new, self.which = old, new, which
 
-    def launch(self, source, *rest):
-        pieces = source.split(self.old)
-        head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
-        assert tail
-        super().launch(self.old.join(head) + self.new + self.old.join(tail), *rest)
+    def launch(self, source, name, *rest):
+        if name == "train":
+            pieces = source.split(self.old)
+            head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
+            assert tail
+            source = self.old.join(head) + self.new + self.old.join(tail)
+        super().launch(source, name, *rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
@@ -25,7 +25,6 @@ OPTIMIZERS = (
     bp.AdamW(0.01, weight_decay=0.1),
 )
 
-
 # An activation of each kind: its derivative from a, with a branch, from z, of whole rows.
 TYPICAL = ("sigmoid", bp.LeakyReLU(0.1), "gelu", "softmax")
 
@@ -41,7 +40,7 @@ class Recorder:
     def __init__(self) -> None:
         self.kernels: dict[tuple[str, str], None] = {}
 
-    def launch(self, source: str, name: str, grid: Any, block: Any, args: Sequence[Any]) -> None:
+    def launch(self, source: str, name: str, *launched: Any) -> None:
         self.kernels[source, name] = None
 
 
@@ -65,6 +64,9 @@ def programs(dtype: str, typical: bool = False) -> dict[str, tuple[str, ...]]:
             continue
         backend.output_delta(loss, g, matrix + 0.5, matrix + 0.5, matrix, one, matrix, matrix)
     backend.gather(matrix, np.zeros(2, np.int64), matrix)
+    backend.shuffle(np.zeros(1, np.uint64), 0, np.zeros((1, 1, 2), np.int64))
+    backend.all_finite([row], one)
+    backend.copy_if(one, row, row)
     backend.penalize(one, row, np.zeros(4, row.dtype))
     backend.clip_values(row, 1.0)
     backend.clip_norm(row, 1.0)

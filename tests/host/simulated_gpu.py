@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import mmap
-import os
 import platform
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +26,8 @@ import numpy as np
 
 from . import launcher
 
-HERE = Path(__file__).with_name("gpu")
+SOURCES = Path(__file__).with_name("gpu")
 ORDERS = ("early", "late", "random")
-CXX = ("g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off")
 ALL_SYMBOLS, DYNAMIC_SYMBOLS = 2, 11  # kinds of tables in an ELF file
 OWN_HEADER = re.compile(r"#include .cupy/(complex|carray|atomics|float16|bfloat16).cuh.")
 CUBLAS_NOT_SUPPORTED = 15
@@ -89,6 +85,18 @@ def start(order: str = "late") -> None:
 simulated: tuple[ctypes.CDLL, str]
 
 
+class Counts(ctypes.Structure):
+    """What has been asked for: copies from the device, waiting for it, launches."""
+
+    _fields_ = tuple((name, ctypes.c_longlong) for name in ("reads", "waits", "launches", "graphs"))
+
+
+def counts() -> dict[str, int]:
+    library, _ = simulated
+    now = Counts.in_dll(library, "simulated_counts")
+    return {name: getattr(now, name) for name, _ in Counts._fields_}
+
+
 @contextmanager
 def streams(order: str) -> Iterator[None]:
     """Let streams work in another order meanwhile."""
@@ -130,13 +138,11 @@ def array_at(address: int, shape: Sequence[int], dtype: Any) -> Any:
 @functools.cache
 def cache_folder() -> Path:
     """The hash covers all that decides what is in it, but the sources of kernels."""
-    own = [*sorted(HERE.rglob("*.?pp")), *sorted(HERE.rglob("*.h")), Path(__file__)]
-    files = [*own, *(HERE.with_name(name) for name in launcher.HEADERS)]
-    texts = [*(file.read_text() for file in files), str(headers()), cupy_version()]
-    key = hashlib.sha256("\0".join((*texts, launcher.compiler_version())).encode()).hexdigest()
-    folder = launcher.cache_folder() / f"gpu-{key[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    names = ("simulated_gpu.py", "launcher.py", *launcher.HEADERS)
+    files = [SOURCES.with_name(name) for name in names]
+    files += sorted([*SOURCES.rglob("*.?pp"), *SOURCES.rglob("*.h")])
+    key = launcher.hashed(files, str(headers()), cupy_version())
+    return launcher.cache_folder() / f"gpu-{key}"
 
 
 def cupy_version() -> str:
@@ -155,7 +161,7 @@ def headers() -> Path:
 def build() -> Path:
     """Compile the library, and those that are nothing but another name of it."""
     library = cache_folder() / "libsimulated.so"
-    if library.exists():
+    if (cache_folder() / SONAMES[-1]).exists():  # the last one tells that all are there
         return library
     import cupy_backends
 
@@ -168,26 +174,22 @@ def build() -> Path:
         for name in wanted
         if name.startswith("cublas")
     ]
-    made = cache_folder() / f"{os.getpid()}.so"
-    sources = [str(HERE / "cuda.cpp"), str(HERE / "cublas.cpp"), "-x", "c++", "-"]
-    includes = [f"-I{HERE}", "-isystem", str(headers())]
-    command = [*CXX, "-Wall", "-Werror", *includes, *sources, "-Wl,-soname,libsimulated.so"]
-    subprocess.run([*command, "-o", str(made)], input="\n".join(lines), text=True, check=True)
+    flags = ["-fvisibility=hidden", "-Wall", "-Werror", "-Wl,-soname,libsimulated.so"]
+    flags += [f"-I{SOURCES}", "-isystem", str(headers()), str(SOURCES / "cuda.cpp")]
+    launcher.compile_to(library, "\n".join(lines), *flags, str(SOURCES / "cublas.cpp"))
     for name in SONAMES:
-        link = ["g++", "-shared", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", f"-Wl,-soname,{name}"]
-        renamed = cache_folder() / f"{os.getpid()}-{name}"
-        subprocess.run([*link, str(made), "-o", str(renamed)], check=True)
-        renamed.replace(cache_folder() / name)
-    return made.replace(library)  # the last one, for it tells that all are there
+        link = ("-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", f"-Wl,-soname,{name}", str(library))
+        launcher.compile_to(cache_folder() / name, "", *link)
+    return library
 
 
 def compiled(source: str) -> Path:
     """Return a library with the source's kernels; see `launcher.load`."""
     if "cupy/carray.cuh" not in source:
-        return launcher.compiled(launcher.translation_unit(source))
-    prelude = f"// CuPy {cupy_version()}\n{(HERE / 'cupy.hpp').read_text()}"
+        return launcher.compiled(launcher.translation_unit(source), *launcher.KERNEL_FLAGS)
+    prelude = f"// CuPy {cupy_version()}\n{(SOURCES / 'cupy.hpp').read_text()}"
     text = launcher.translation_unit(OWN_HEADER.sub("", source), prelude)
-    return launcher.compiled(text, f"-I{cupy_headers()}")
+    return launcher.compiled(text, *launcher.KERNEL_FLAGS, f"-I{cupy_headers()}")
 
 
 def cupy_headers() -> Path:
@@ -224,8 +226,10 @@ def redirect(module: Path, library: ctypes.CDLL) -> None:
     for name, offset in symbols(module, ALL_SYMBOLS):
         if not offset or not re.fullmatch("cuda[A-Z]((?!_pt[ds][sz]).)*", name):
             continue
-        jump = struct.pack("<2sQ2s", b"\x48\xb8", address_of(library, name), b"\xff\xe0")
-        if not hasattr(library, name):  # with its name as the argument
+        own = getattr(library, name, None)
+        address = ctypes.cast(own or library.simulate_nothing, ctypes.c_void_p).value
+        jump = struct.pack("<2sQ2s", b"\x48\xb8", address, b"\xff\xe0")
+        if not own:  # with its name as the argument
             text = ctypes.create_string_buffer(name.encode())
             NAMES.append(text)
             jump = struct.pack("<2sQ", b"\x48\xbf", ctypes.addressof(text)) + jump
@@ -236,8 +240,3 @@ def redirect(module: Path, library: ctypes.CDLL) -> None:
 
 
 NAMES: list[Any] = []  # machine code has their addresses
-
-
-def address_of(library: ctypes.CDLL, name: str) -> int:
-    function = getattr(library, name if hasattr(library, name) else "simulate_nothing")
-    return ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -45,7 +45,7 @@ def test_is_the_loop_that_one_writes_by_hand(backend, dtype, batch_size, seed, g
     )
     size, losses = min(batch_size or 7, 7), []
     for epoch in range(5):
-        order = np.arange(7) if seed is None or size == 7 else shuffled(7, epoch, seed, np)
+        order = np.arange(7) if seed is None or size == 7 else shuffled(7, epoch, seed)
         total = 0.0
         for start in range(0, 7, size):
             batch = order[start : start + size]

@@ -61,6 +61,14 @@ cudaError_t release(std::map<const char*, std::size_t>& memory, void* address) {
 
 }  // namespace
 
+// What has been asked for so far; see `Counts` in simulated_gpu.py.
+struct Counts {
+    long long reads, waits, launches, graphs;
+};
+extern "C" {
+__attribute__((visibility("default"))) Counts simulated_counts;
+}
+
 EXPORT void simulate(int chosen) {
     const Lock lock(mutex);
     finish_all();
@@ -182,6 +190,7 @@ EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
                               : from_device ? cudaMemcpyDeviceToHost
                                             : cudaMemcpyHostToHost;
     if (kind != cudaMemcpyDefault && kind != is) return answer(cudaErrorInvalidValue);
+    simulated_counts.reads += is == cudaMemcpyDeviceToHost;
     // Memory that is not page-locked is read before the call returns, and written, too.
     if (!from_device && !is_in(pinned_memory, from)) {
         if (stream->captured) return stream->spoilt = true, answer(UNCAPTURABLE);
@@ -234,6 +243,7 @@ EXPORT cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 
 EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     const Lock lock(mutex);
+    ++simulated_counts.waits;
     Stream* const stream = stream_of(handle);
     if (stream->captured) return stream->spoilt = true, answer(UNCAPTURABLE);
     if (const int refused = ask(stream, [] {})) return answer(refused);
@@ -243,6 +253,7 @@ EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 
 EXPORT cudaError_t cudaDeviceSynchronize() {
     const Lock lock(mutex);
+    ++simulated_counts.waits;
     if (const int refused = wait_for_all()) return answer(refused);
     finish_all();
     return answer(OK);
@@ -278,6 +289,7 @@ EXPORT cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
 
 EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     const Lock lock(mutex);
+    ++simulated_counts.waits;
     reach(*reinterpret_cast<Mark*>(event));
     return answer(OK);
 }
@@ -362,6 +374,7 @@ EXPORT cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaS
 
 EXPORT cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
     const Lock lock(mutex);
+    ++simulated_counts.graphs;
     const auto* const graph = reinterpret_cast<Graph*>(ready);
     return answer(ask(stream_of(stream), [=] {
         for (const Work& work : *graph) work();
@@ -469,6 +482,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
                                unsigned block_z, unsigned shared, CUstream stream, void** arguments,
                                void** packed) {
     const Lock lock(mutex);
+    ++simulated_counts.launches;
     const Kernel& kernel = *reinterpret_cast<Kernel*>(function);
     const dim3 grid{grid_x, grid_y, grid_z}, block{block_x, block_y, block_z};
     const unsigned threads = block.x * block.y * block.z;
