@@ -15,7 +15,6 @@ from backprop_gpu.errors import (
     MissingExtraError,
     NonFiniteError,
     ShapeError,
-    TrainingDiverged,
     UnknownNameError,
 )
 from backprop_gpu.explaining.draw import draw
@@ -29,7 +28,7 @@ from backprop_gpu.explaining.jump_back import Jump, jump_back
 from backprop_gpu.explaining.page import write_page
 from backprop_gpu.explaining.terms import Term
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
-from backprop_gpu.history import Epoch, History
+from backprop_gpu.history import Epoch, History, TrainingDiverged
 from backprop_gpu.losses import Loss, register_loss
 from backprop_gpu.many import train_many
 from backprop_gpu.mlp import MLP

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,6 +45,11 @@ def on_gpu(values: Any) -> bool:
             return True
         return values.__dlpack_device__()[0] == DLPACK_CUDA  # type: ignore[no-any-return]
     return False
+
+
+def weight_count(layer_sizes: Sequence[int]) -> int:
+    """Return the number of weights."""
+    return sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes))
 
 
 def to_cpu(values: Any) -> Any:

@@ -87,7 +87,7 @@ def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
         feed_forward(backend, net.layers, trace)
 
     def backward(backend: Backend) -> None:
-        propagate_back(backend, net.layers, trace, y, loss, gradients, gradients.C)
+        propagate_back(backend, net.layers, trace, y, loss, gradients)
 
     def repeated(work: Callable[[Backend], None]) -> Repeat:
         replay = net.backend.record(work)
@@ -109,7 +109,7 @@ def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     for backend in (net.backend, forward):
         feed_forward(backend, net.layers, trace)
     for backend in (net.backend, backward):
-        propagate_back(backend, net.layers, trace, y, loss, gradients, gradients.C)
+        propagate_back(backend, net.layers, trace, y, loss, gradients)
 
     def repeated(operands: Sequence[tuple[Array, Array, Array]]) -> Repeat:
         def multiply(backend: Backend) -> None:

@@ -10,10 +10,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from backprop_gpu.history import History
+from typing import Any
 
 
 class ShapeError(ValueError):
@@ -101,30 +98,6 @@ class MissingExtraError(ImportError, ValueError):
 
 class GradientError(ValueError):
     """A gradient differs from its finite difference, or from the terms that make it up."""
-
-
-class TrainingDiverged(ValueError):
-    """NaN or infinity arose in training; the network holds its last good parameters again.
-
-    Attributes
-    ----------
-    epoch : int
-        The epoch in which it happened, counted from 0.
-    layer : int or None
-        The layer (1 to L) where the first value that is not finite arose; None where it was only
-        seen in the loss, as on a GPU, which is not asked for more at every step.
-    history : History
-        The epochs before.
-    """
-
-    def __init__(self, message: str, epoch: int, layer: int | None, history: History) -> None:
-        super().__init__(message)
-        self.epoch = epoch
-        self.layer = layer
-        self.history = history
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.epoch, self.layer, self.history)
 
 
 def check_entry(kind: str, name: object, functions: Iterable[object]) -> None:

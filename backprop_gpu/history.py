@@ -127,6 +127,30 @@ class Epoch:
     net: MLP
 
 
+class TrainingDiverged(ValueError):
+    """NaN or infinity arose in training; the network holds its last good parameters again.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch in which it happened, counted from 0.
+    layer : int or None
+        The layer (1 to L) where the first value that is not finite arose; None where it was only
+        seen in the loss, as on a GPU, which is not asked for more at every step.
+    history : History
+        The epochs before.
+    """
+
+    def __init__(self, message: str, epoch: int, layer: int | None, history: History) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.layer = layer
+        self.history = history
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.epoch, self.layer, self.history)
+
+
 def _draw_losses(ax: Axes, history: History) -> list[Line2D]:
     from matplotlib.ticker import MaxNLocator
 

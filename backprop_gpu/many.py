@@ -17,11 +17,10 @@ from backprop_gpu.errors import (
     DomainError,
     DtypeError,
     ShapeError,
-    TrainingDiverged,
     brief,
     check_count,
 )
-from backprop_gpu.history import History
+from backprop_gpu.history import History, TrainingDiverged
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer

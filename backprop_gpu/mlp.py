@@ -17,9 +17,9 @@ from backprop_gpu.arrays import (
     float_dtype,
     numeric,
     on_gpu,
+    weight_count,
 )
 from backprop_gpu.backends import Backend, Precision, choose_backend
-from backprop_gpu.compiled.loop import weight_count
 from backprop_gpu.errors import (
     DeviceError,
     DomainError,
@@ -299,7 +299,7 @@ class MLP:
         check_same_rows(trace.a[0], y, "the trace's x")
         out = self.new_gradients(len(y), input_gradient=input_gradient)
         with self.backend.computing():
-            propagate_back(self.backend, self.layers, trace, y, entry, out, out.C)
+            propagate_back(self.backend, self.layers, trace, y, entry, out)
         return out
 
     def loss(self, x: Any, y: Any, loss: str | Loss = "mse") -> float:

@@ -102,10 +102,9 @@ def propagate_back(
     y: Array,
     loss: Loss,
     out: Gradients,
-    C: Array,
 ) -> None:
-    """Fill gradients, and the loss C, from a trace and the targets y: equations 1 to 4."""
-    output_error(backend, layers, trace, y, loss, out, C)
+    """Fill gradients, and the loss, from a trace and the targets y: equations 1 to 4."""
+    output_error(backend, layers, trace, y, loss, out)
     propagate_error(backend, layers, trace, out)
 
 
@@ -116,11 +115,10 @@ def output_error(
     y: Array,
     loss: Loss,
     out: Gradients,
-    C: Array,
 ) -> None:
-    """Fill the loss C, and dC/da and delta of the last layer: equations 1 and 2."""
+    """Fill the loss, and dC/da and delta of the last layer: equations 1 and 2."""
     g, z, a = layers[-1].g, trace.z[-1], trace.a[-1]
-    backend.output_delta(loss, g, z, a, y, C, out.activations[-1], out.deltas[-1])
+    backend.output_delta(loss, g, z, a, y, out.C, out.activations[-1], out.deltas[-1])
 
 
 def propagate_error(

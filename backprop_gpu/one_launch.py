@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
-from backprop_gpu.arrays import Array, limit_in
-from backprop_gpu.backends.cuda_backend import REAL, CudaBackend
-from backprop_gpu.compiled.loop import weight_count
-from backprop_gpu.compiled.source import entries_source, missing_expression
+from backprop_gpu.arrays import Array, limit_in, weight_count
+from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.crossovers import CROSSOVERS, Crossover
 from backprop_gpu.errors import DomainError
+from backprop_gpu.expressions import REAL, entries_source, missing_expression
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer

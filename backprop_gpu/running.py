@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.batches import Batches
-from backprop_gpu.errors import DomainError, TrainingDiverged
+from backprop_gpu.errors import DomainError
 from backprop_gpu.feed import Feed
-from backprop_gpu.history import History
+from backprop_gpu.history import History, TrainingDiverged
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer, numbers_of
 from backprop_gpu.steps import Safe, SafePoint

@@ -52,14 +52,14 @@ class Step(NamedTuple):
     penalizes: bool = False
     limits: Limits = NO_LIMITS
 
-    def propagate(self, backend: Backend, space: Space, C: Array, numbers: Array) -> None:
+    def propagate(self, backend: Backend, space: Space, numbers: Array) -> None:
         """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""
         trace, y, gradients = space
         feed_forward(backend, self.net.layers, trace)
         propagate = output_error if self.descends else propagate_back
-        propagate(backend, self.net.layers, trace, y, self.loss, gradients, C)
+        propagate(backend, self.net.layers, trace, y, self.loss, gradients)
         if self.penalizes:
-            backend.penalize(C, self.net.parameters[: self.net.weight_count], numbers)
+            backend.penalize(gradients.C, self.net.parameters[: self.net.weight_count], numbers)
 
     def update(self, backend: Backend, space: Space, numbers: Array) -> None:
         """Clip the gradients, and update the parameters."""

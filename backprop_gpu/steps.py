@@ -295,7 +295,7 @@ class Steps:
             step = step._replace(descends=False)
 
         def propagate(backend: Backend) -> None:
-            step.propagate(backend, space, space.gradients.C, self._numbers)
+            step.propagate(backend, space, self._numbers)
 
         def update(backend: Backend) -> None:
             step.update(backend, space, self._numbers)

@@ -37,7 +37,7 @@ def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
     step = Step(tiny, loss, optimizer, [tiny.parameters] * optimizer.slots)
 
     def work(backend: Backend) -> None:
-        step.propagate(backend, space, space.gradients.C, numbers)
+        step.propagate(backend, space, numbers)
         step.update(backend, space, numbers)
 
     recorded = net.backend.record(work)  # and never run
@@ -98,6 +98,6 @@ class Windows:
         for i, count in enumerate(counts):
             if self._batches.per_epoch > 1:
                 self._batches.gather(backend, self._index[i * size : i * size + count])
-            space = self._workspace.rows(count)
-            self._step.propagate(backend, space, self._losses[i : i + 1], self._numbers[i])
+            space = self._workspace.rows(count, self._losses[i : i + 1])
+            self._step.propagate(backend, space, self._numbers[i])
             self._step.update(backend, space, self._numbers[i])

@@ -49,8 +49,8 @@ class Workspace:
         self.flat = empty(net.parameters.shape, dtype)
         self.C = empty((1,), dtype)
 
-    def rows(self, n: int) -> Space:
-        """Return the arrays of a step on n samples."""
+    def rows(self, n: int, C: Array | None = None) -> Space:
+        """Return the arrays of a step on n samples; its loss goes to C, if that is given."""
         nodes = self.net.layer_sizes[1:]
         a = [flat[: n * m].reshape(n, m) for flat, m in zip(self._a, nodes, strict=True)]
         z = [
@@ -67,6 +67,6 @@ class Workspace:
             tuple(deltas),
             (None, *dC_da, deltas[-1]),
             self.flat,
-            self.C,
+            self.C if C is None else C,
         )
         return Space(Trace((self.x[:n], *a), tuple(z)), self.y[:n], gradients)

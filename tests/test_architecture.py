@@ -24,9 +24,10 @@ LAYERS = (
     {"gradient_check", "per_sample", "explaining"},
     {"mlp", "predictor", "summary"},
     {"network"},
-    {"activations", "losses", "optimizers", "schedules", "initializers"},
     {"batches", "compiled", "data"},
     {"backends"},
+    {"expressions"},
+    {"activations", "losses", "optimizers", "schedules", "initializers"},
     {"kernels"},
     {"arrays", "crossovers", "errors", "files", "shuffle", "special", "timing", "version"}
     | {"figures", "text_table"},
@@ -60,11 +61,9 @@ def place(name):
 
 
 def imports(node, package, called=False):
-    """What a module imports when it runs, not for annotations only; and whether on a call."""
+    """What a module imports, for annotations, too; and whether on a call."""
     for child in ast.iter_child_nodes(node):
         match child:
-            case ast.If(test=ast.Name("TYPE_CHECKING")):
-                continue
             case ast.Import():
                 yield from ((alias.name, called) for alias in child.names)
             case ast.ImportFrom():

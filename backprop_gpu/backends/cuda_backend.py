@@ -17,22 +17,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu import kernels
+from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
 from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
 from backprop_gpu.backends.uploads import InPlace, Uploads
+from backprop_gpu.expressions import REAL, of_output
+from backprop_gpu.losses import Loss
+from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import orders
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
-    from backprop_gpu.losses import Loss
-    from backprop_gpu.optimizers import Optimizer
 
 
 class Launcher(Protocol):
@@ -52,8 +51,6 @@ class Launcher(Protocol):
         `shared_bytes` are the dynamic shared memory of a block.
         """
 
-
-REAL = {"float32": "float", "float64": "double"}
 
 # Samples of an epoch up to which each one's place in the order is found by counting, n^2
 # comparisons in one launch: an estimate. Sorting takes CuPy a dozen launches, and memory.
@@ -201,7 +198,7 @@ class CudaBackend:
         n, outputs = a.shape
         one_over_n = a.dtype.type(1 / n)
         canonical = loss.is_canonical_for(activation)
-        functions = _loss_functions(loss, activation, canonical)
+        functions = _loss_functions(loss, activation)
         if canonical and loss.cuda_canonical_rows and activation.cuda_rows:
             program: Program = (activation.cuda_rows,)
             name, launch = loss.cuda_canonical_rows, kernels.warp_rows(n)
@@ -420,26 +417,12 @@ def _source(program: Program, real: str) -> str:
     return kernels.assemble(file, real, dict(functions))
 
 
-def _loss_functions(
-    loss: Loss, activation: Activation, canonical: bool
-) -> tuple[tuple[str, str], ...] | None:
+def _loss_functions(loss: Loss, activation: Activation) -> tuple[tuple[str, str], ...] | None:
     """Return the device functions of `loss_delta`, or None if an expression is missing."""
-    term = loss.cuda_canonical if canonical else loss.cuda
-    slope = loss.cuda_gradient
-    if canonical and loss.cuda_canonical_gradient is not None:
-        slope = loss.cuda_canonical_gradient
-    if term is None or slope is None:
+    term, dC_da, dC_dz = of_output(loss, activation)
+    if dC_dz is None and activation.cuda_rows:
+        dC_dz = "real(0)"  # by a kernel of its own
+    if term is None or dC_da is None or dC_dz is None:
         return None
-    if canonical:
-        output_slope = "return a - y;"
-    elif activation.cuda_rows is not None:
-        output_slope = "return real(0);"  # by a kernel of its own
-    elif activation.cuda_derivative is None or activation.jacobian_product is not None:
-        return None
-    else:
-        output_slope = f"return loss_slope(z, a, y, m) * ({activation.cuda_derivative});"
-    return (
-        ("loss_term", f"return {term};"),
-        ("loss_slope", f"return {slope};"),
-        ("output_slope", output_slope),
-    )
+    named = ("loss_term", term), ("loss_slope", dC_da), ("output_slope", dC_dz)
+    return tuple((name, f"return {expression};") for name, expression in named)

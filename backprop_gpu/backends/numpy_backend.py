@@ -11,21 +11,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, limit_in, on_gpu
 from backprop_gpu.backends.mkl import Mkl
 from backprop_gpu.backends.uploads import InPlace, Uploads
 from backprop_gpu.errors import DeviceError, check_count
+from backprop_gpu.losses import Loss
+from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import orders
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
-    from backprop_gpu.losses import Loss
-    from backprop_gpu.optimizers import Optimizer
 
 # Elementwise work goes through an array in pieces that stay in a core's cache from one pass to
 # the next: 256 KiB of float32. Measured best between 2^14 and 2^18 entries.

@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.backends.uploads import Uploads
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
-    from backprop_gpu.losses import Loss
-    from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.losses import Loss
+from backprop_gpu.optimizers import Optimizer
 
 
 class Backend(Protocol):

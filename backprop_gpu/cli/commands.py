@@ -22,8 +22,9 @@ from backprop_gpu.cli.parts import (
     examples,
     layer_sizes,
 )
-from backprop_gpu.errors import DomainError, TrainingDiverged
+from backprop_gpu.errors import DomainError
 from backprop_gpu.files import write_atomically
+from backprop_gpu.history import TrainingDiverged
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
 

@@ -19,9 +19,9 @@ from backprop_gpu.errors import (
     MissingExtraError,
     NonFiniteError,
     ShapeError,
-    TrainingDiverged,
     UnknownNameError,
 )
+from backprop_gpu.history import TrainingDiverged
 
 EXIT_CODES = """\b
 Exit codes:

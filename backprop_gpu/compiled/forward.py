@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from backprop_gpu.activations import Activation
+from backprop_gpu.arrays import weight_count
 from backprop_gpu.compiled.compiler import load, zeros
-from backprop_gpu.compiled.loop import Floats, weight_count, why_no_library
-from backprop_gpu.compiled.source import MOST_THREADS, missing_function, prediction_source
+from backprop_gpu.compiled.loop import Floats, why_no_library
+from backprop_gpu.compiled.source import MOST_THREADS, prediction_source
 from backprop_gpu.compiled.threads import worth_waking
 from backprop_gpu.errors import DomainError, check_count
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
+from backprop_gpu.expressions import missing_function
 
 MOST_FLOPS = 1e10  # of one call, a tenth of a second or so: it can't be interrupted
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import CDLL, byref, c_int64, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.backends.mkl import Mkl
 from backprop_gpu.backends.numpy_backend import NumpyRecording
 from backprop_gpu.compiled.compiler import load
-from backprop_gpu.compiled.source import SLOTS, layer_source, output_source, update_source
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
-    from backprop_gpu.losses import Loss
-    from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.compiled.source import layer_source, output_source, update_source
+from backprop_gpu.expressions import SLOTS
+from backprop_gpu.losses import Loss
+from backprop_gpu.optimizers import Optimizer
 
 
 class Fused:

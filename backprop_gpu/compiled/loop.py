@@ -6,27 +6,19 @@ import ctypes
 import math
 import threading
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import DTYPES
+from backprop_gpu.activations import Activation
+from backprop_gpu.arrays import DTYPES, weight_count
 from backprop_gpu.compiled.compiler import NO_COMPILER, compiler, load, zeros
-from backprop_gpu.compiled.source import (
-    BLOCK_BATCH,
-    MOST_THREADS,
-    SLOTS,
-    missing_expression,
-    source,
-)
+from backprop_gpu.compiled.source import BLOCK_BATCH, MOST_THREADS, source
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_count
-
-if TYPE_CHECKING:
-    from backprop_gpu.activations import Activation
-    from backprop_gpu.losses import Loss
-    from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.expressions import SLOTS, missing_expression
+from backprop_gpu.losses import Loss
+from backprop_gpu.optimizers import Optimizer
 
 Floats = NDArray[np.floating[Any]]
 
@@ -82,11 +74,6 @@ def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bo
     weights = weight_count(layer_sizes)
     small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= 2.5e6
     return small or batch_size < BLOCK_BATCH
-
-
-def weight_count(layer_sizes: Sequence[int]) -> int:
-    """Return the number of weights."""
-    return sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes))
 
 
 class CompiledLoop:

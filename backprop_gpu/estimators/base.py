@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from operator import is_not
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from sklearn.utils.validation import (
 )
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
-from backprop_gpu.arrays import Array, float_dtype, on_gpu, to_cpu
+from backprop_gpu.arrays import Array, check_finite, float_dtype, numeric, on_gpu, to_cpu
 from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.data import is_streamed
 from backprop_gpu.errors import DeviceError, DomainError, NonFiniteError, ShapeError
@@ -42,6 +43,8 @@ from backprop_gpu.planning import PathName
 # What scikit-learn calls an activation, where the core has another name.
 CORE_NAMES = {"logistic": "sigmoid"}
 SKLEARN_NAMES = {ours: theirs for theirs, ours in CORE_NAMES.items()}
+
+Y_SHAPES = "expected (samples,) or (samples, outputs)"
 
 Weights: TypeAlias = NDArray[np.float64] | None
 
@@ -117,11 +120,12 @@ class BaseMLP(FittedNetwork):
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             With scikit-learn's message, or one of `backprop_gpu.errors`; if NaN or infinity
-            arises in training, too.
+            arises in training, too. What is raised before the first step changes nothing.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        with self._unchanged_unless_it_learns():
+            return self._fit(X, y, sample_weight, incremental=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
         hidden = self.check_settings(incremental=incremental)
@@ -160,11 +164,16 @@ class BaseMLP(FittedNetwork):
 
     def check_settings(self, *, incremental: bool) -> list[int]:
         """Raise if a parameter is not what it can be; return the hidden layers' sizes."""
-        if not (incremental and self._is_trained()):
-            self._validate_params()
-        hidden: list[int] = np.atleast_1d(self.hidden_layer_sizes).tolist()
-        if any(size <= 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+        settings = [getattr(self, name, None) for name in self._parameter_constraints]
+        if not self._checked or any(map(is_not, settings, self._checked)):
+            self._validate_params()  # only then: it takes as long as some steps
+            self._checked = settings
+        hidden: list[Any] = np.atleast_1d(np.asarray(self.hidden_layer_sizes, object)).tolist()
+        if not all(isinstance(n, int | np.integer) and n is not True and n > 0 for n in hidden):
+            raise DomainError(
+                f"hidden_layer_sizes must be > 0, got {hidden}; expected a whole number for every "
+                "hidden layer"
+            )
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.checkpoint is not None and self.solver == "lbfgs":
@@ -247,11 +256,10 @@ class BaseMLP(FittedNetwork):
             check_matrix(X)
             if on_gpu(y):
                 with backend.computing():
-                    y = backend.xp.asarray(y)
-                if y.ndim not in (1, 2):
-                    raise ShapeError(
-                        f"y has shape {y.shape}; expected (samples,) or (samples, outputs)"
-                    )
+                    y = numeric(backend.xp.asarray(y), "y")
+                    check_finite(y, "y", backend.xp)
+                if y.ndim not in (1, 2) or 0 in y.shape[1:]:
+                    raise ShapeError(f"y has shape {y.shape}; {Y_SHAPES}")
             elif y is not None:  # text can't be on a GPU
                 y = _check_y(y, multi_output=True, y_numeric=not is_classifier(self))
             check_consistent_length(X, y)
@@ -283,10 +291,11 @@ class BaseMLP(FittedNetwork):
             X = validate_data(self, X, accept_sparse="csr", reset=False)
         return outputs_of(self.network_, X)
 
-    def _for_metric(self, X: Any, *values: Any) -> tuple[Any, ...]:
-        """Return a metric's arguments on the CPU: y and the prediction for X."""
-        values = self.predict(X), *map(held, values)
-        return tuple(on_cpu(v, self.network_.backend) for v in values)
+    def _for_metric(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+        """Return a metric's arguments on the CPU: the prediction for X, y and the weights."""
+        predicted, backend = self.predict(X), self.network_.backend
+        weights = check_weights(held(sample_weight), predicted, backend)
+        return on_cpu(predicted, backend), on_cpu(held(y), backend), weights
 
     def score_of(self, net: MLP, held_out: Samples) -> float:
         """Return the score of a network that is being trained."""
@@ -338,8 +347,10 @@ def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
     """Return the weights of X's samples as scikit-learn checks them, on the CPU."""
     if sample_weight is None:
         return None
-    rows = np.empty((X.shape[0], 1))
-    return np.asarray(_check_sample_weight(on_cpu(sample_weight, backend), rows))
+    given, rows = on_cpu(sample_weight, backend), np.empty((X.shape[0], 1))
+    if np.asarray(given).dtype != object:
+        numeric(given, "sample_weight")
+    return np.asarray(_check_sample_weight(given, rows))
 
 
 def on_cpu(values: Any, backend: Backend) -> Any:

@@ -21,7 +21,7 @@ from sklearn.utils.multiclass import (
 
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends import Backend, NumpyBackend, choose_backend
-from backprop_gpu.errors import DomainError
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_not_negative
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
 from backprop_gpu.estimators.batches import is_sparse
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
@@ -74,6 +74,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     _: KW_ONLY
     loss: str | Loss = "log_loss"
     class_weight: Any = None
+
+    _several = False  # labels, each with a column of y
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
@@ -135,15 +137,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "class_weight='balanced' needs all samples at once, and partial_fit gets some; "
                 "give a dict of weights"
             )
-        stream = Stream(self, X, y) if is_stream(X, y) else None
         if on_gpu(classes):
             classes = on_cpu(classes, choose_backend(self.device)[0])
-        # A call that failed left classes_, and maybe y was the reason.
-        if _check_partial_fit_first_call(self, classes) or not self._is_trained():
-            self._several = _has_several_labels(y if stream is None else stream.y_first)
-        if stream is None:
-            return self._fit(X, y, sample_weight, incremental=True)
-        learn_stream(self, stream, sample_weight)
+        with self._unchanged_unless_it_learns():
+            _check_partial_fit_first_call(self, classes)
+            if not is_stream(X, y):
+                return self._fit(X, y, sample_weight, incremental=True)
+            learn_stream(self, Stream(self, X, y), sample_weight)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -160,30 +160,53 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return "sigmoid" if self._several or len(self.classes_) <= 2 else "softmax"
 
     def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
-        if y.ndim == 2:  # a column for every label
+        self._check_columns(y, incremental=incremental)
+        if self._several:
             known = _same_labels(y, on_device) if on_device else y
-            self._learn_classes(known, several=True, incremental=incremental)
+            self._learn_classes(known, incremental=incremental)
             return y.toarray() if is_sparse(y) else y
         backend = on_device or NumpyBackend()
         with backend.computing():
             known = backend.to_numpy(backend.xp.unique(y)) if on_device else y
-            self._learn_classes(known, several=False, incremental=incremental)
+            try:
+                self._learn_classes(known, incremental=incremental)
+            except TypeError as error:  # as they are sorted
+                raise DtypeError(
+                    f"y has classes that can't be compared ({error}); expected all of them as "
+                    "text, or all as numbers"
+                ) from error
             classes = backend.xp.asarray(self.classes_)
             if len(classes) == 1:
                 return backend.xp.zeros((len(y), 1), bool)
             return y[:, None] == (classes if len(classes) > 2 else classes[1:])
 
-    def _learn_classes(self, y: Any, *, several: bool, incremental: bool) -> None:
+    def _check_columns(self, y: Any, *, incremental: bool) -> None:
+        """Note whether y has a column for every label; or check that it still has, or has not."""
+        several = y.ndim == 2
+        goes_on = "_several" in vars(self) and (incremental or self.warm_start)
+        if (goes_on and several != self._several) or (
+            incremental and several and y.shape[1] != len(self.classes_)
+        ):
+            columns = f"(samples, {len(self.classes_)}), a column for every label"
+            expected = columns if goes_on and self._several else "(samples,)"
+            raise ShapeError(
+                f"y has shape {tuple(y.shape)}; expected {expected}"
+                + (" as before" if goes_on else f", or {columns}")
+            )
+        if not goes_on:
+            self._several = several
+
+    def _learn_classes(self, y: Any, *, incremental: bool) -> None:
         """Find the classes; or check that there are no others, if training goes on."""
-        if incremental and not several and np.isin(y, getattr(self, "classes_", ())).all():
+        if incremental and not self._several and np.isin(y, self.classes_).all():
             return  # what follows takes longer than a step on a small batch
-        if several and not type_of_target(y).startswith("multilabel"):
+        if self._several and not type_of_target(y).startswith("multilabel"):
             raise ValueError(MULTIOUTPUT)
         classes = unique_labels(y)
-        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+        if not (incremental or (self.warm_start and hasattr(self, "classes_"))):
             check_classification_targets(y)
-            self.classes_, self._several = classes, several
-        elif self.warm_start and not incremental:
+            self.classes_: NDArray[Any] = classes
+        elif not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "
@@ -235,7 +258,7 @@ def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArr
     """
     columns = y.toarray().T if is_sparse(y) else np.atleast_2d(y.T)
     settings = class_weight if isinstance(class_weight, list) else [class_weight]
-    if len(settings) != len(columns):
+    if len(settings) != len(columns) or not all(isinstance(s, dict) for s in settings):
         raise DomainError(
             f"class_weight is {class_weight!r}; expected a dict for each of the {len(columns)} "
             "columns of y"
@@ -247,11 +270,7 @@ def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArr
     weights = np.ones(y.shape[0])
     for column, by_label in zip(columns, settings, strict=True):
         for label, weight in by_label.items():
-            if not 0 <= weight < np.inf:
-                raise DomainError(
-                    f"class_weight[{label!r}] is {weight!r}; expected a finite number, not negative"
-                )
-            weights[column == label] *= weight
+            weights[column == label] *= check_not_negative(f"class_weight[{label!r}]", weight)
     return weights
 
 
@@ -261,9 +280,3 @@ def _same_labels(y: Array, backend: Backend) -> NDArray[np.int64]:
         if not ((y == 0) | (y == 1)).all():
             raise ValueError(MULTIOUTPUT)
     return np.eye(y.shape[1], dtype=np.int64)
-
-
-def _has_several_labels(y: Any) -> bool:
-    if on_gpu(y):
-        return len(y.shape) == 2 and y.shape[1] > 1
-    return bool(type_of_target(y).startswith("multilabel"))

@@ -10,7 +10,8 @@ never leaves it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend, Precision
+from backprop_gpu.errors import ShapeError, brief
 from backprop_gpu.estimators.learner import Progress
 from backprop_gpu.mlp import MLP
 
@@ -37,6 +39,8 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
     path_: str
     _net: MLP | None = None
     _unpickled: MLP | None = None
+    _before: dict[str, Any] | None = None
+    _checked: Sequence[Any] = ()
     _best: Array = None
     _optimizer: Progress | None = None
     _no_improvement_count: int
@@ -56,15 +60,20 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         net, shown = self._net, not set(LISTS).isdisjoint(vars(self))
         sizes = () if net is None else net.layer_sizes
         if shown:
-            sizes = (len(self.coefs_[0]), *(np.shape(W)[1] for W in self.coefs_))
+            try:
+                sizes = (len(self.coefs_[0]), *(np.shape(W)[1] for W in self.coefs_))
+            except (TypeError, ValueError, LookupError) as error:
+                raise ShapeError(
+                    f"coefs_ is {brief(self.coefs_)}; expected a list of the layers' weights, "
+                    "each of shape (inputs, nodes)"
+                ) from error
         activations = self._activations(len(sizes) - 2)
         if net is None or (net.layer_sizes, net.activations) != (sizes, activations):
             shown, dtype = True, np.result_type(*self.coefs_)
-            net = self._net = MLP(
-                sizes, activations, device=self.device, dtype=dtype, precision=self.precision
-            )
+            net = MLP(sizes, activations, device=self.device, dtype=dtype, precision=self.precision)
         if shown and not self._shows_views_of(net):
             net.set_parameters([np.transpose(W) for W in self.coefs_], self.intercepts_)
+        self._net = net
         return net
 
     @cached_property
@@ -84,12 +93,34 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         return net.split(net.backend.to_numpy(net.parameters))
 
     def _shows_views_of(self, net: MLP) -> bool:
+        if not hasattr(self.intercepts_, "__len__"):
+            return False
         own = [*(W.T for W in net.weights), *net.biases]
         shown = [*self.coefs_, *self.intercepts_]
         return len(own) == len(shown) and all(map(_is_same_view, own, shown))
 
     def _is_trained(self) -> bool:
         return any(name in vars(self) for name in ("_net", "_unpickled", "coefs_"))
+
+    @contextmanager
+    def _unchanged_unless_it_learns(self) -> Generator[None, None, None]:
+        """Take back what a call has changed if it raises before its first step.
+
+        scikit-learn's checks note what they see at once, and the later ones build on that.
+        """
+        self._before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            if self._before is not None:
+                self.__dict__ = self._before
+            raise
+        finally:
+            self.__dict__.pop("_before", None)
+
+    def _learns_now(self) -> None:
+        """Note that a step is made, which can't be taken back."""
+        self._before = None
 
     def _take(self, net: MLP) -> None:
         """Hold a network whose parameters are new; the lists are made anew."""

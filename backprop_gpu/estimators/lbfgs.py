@@ -35,7 +35,7 @@ def fit_lbfgs(estimator: BaseMLP, net: MLP, loss: Loss, samples: Samples) -> Non
     def propagate(backend: Backend) -> None:
         trace, y, gradients = space
         feed_forward(backend, net.layers, trace)
-        propagate_back(backend, net.layers, trace, y, entry, gradients, gradients.C)
+        propagate_back(backend, net.layers, trace, y, entry, gradients)
 
     def objective(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         net.parameters[...] = backend.asarray(parameters, net.dtype)
@@ -54,6 +54,7 @@ def fit_lbfgs(estimator: BaseMLP, net: MLP, loss: Loss, samples: Samples) -> Non
     iterations = count()
     with backend.computing(net.step_flops(len(samples))):
         repeat = backend.record(propagate)
+        estimator._learns_now()
         result: Any = minimize(
             objective,
             np.array(backend.to_numpy(net.parameters), np.float64),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,9 +64,9 @@ class Learner:
         epochs: int = 1,
         path: PathName | None = None,
     ) -> None:
-        if estimator._optimizer is None:
-            estimator._optimizer = Progress(float(estimator.learning_rate_init))
-        self.estimator, self.net, self.progress = estimator, net, estimator._optimizer
+        self.estimator, self.net = estimator, net
+        before = estimator._optimizer or Progress(float(estimator.learning_rate_init))
+        self.progress = estimator._optimizer = replace(before)  # it may have to be taken back
         self._optimizer = _optimizer(estimator)
         self._steps, estimator.path_ = self._new_steps(
             batches, loss, epochs, path or estimator.path
@@ -93,6 +93,7 @@ class Learner:
         numbers[:, 0] = self._step_sizes(rates)
         numbers[:, 1] = self.estimator.alpha / sums
         write_factors(self._optimizer, numbers)
+        self.estimator._learns_now()
         run, _ = self._steps.run(steps, numbers)
         self.progress.steps += len(steps)
 

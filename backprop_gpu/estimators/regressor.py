@@ -11,7 +11,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.metaestimators import available_if
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, numeric
 from backprop_gpu.backends import Backend
 from backprop_gpu.errors import DomainError
 from backprop_gpu.estimators.base import BaseMLP, learns_in_steps
@@ -117,9 +117,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             window at a time, in the order of `train`. With y None, X is an iterable of batches
             (x, y), or a function of the epoch that returns one; each is one step.
         """
-        if not is_stream(X, y):
-            return self._fit(X, y, sample_weight, incremental=True)
-        learn_stream(self, Stream(self, X, y), sample_weight)
+        with self._unchanged_unless_it_learns():
+            if not is_stream(X, y):
+                return self._fit(X, y, sample_weight, incremental=True)
+            learn_stream(self, Stream(self, X, y), sample_weight)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -136,6 +137,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return self._loss().canonical or "identity"
 
     def _encode(self, y: Any, on_device: Backend | None, *, incremental: bool) -> Array:
+        y = numeric(y, "y")
         if self._loss() is POISSON and (y < 0).any():
             raise DomainError("y has values below 0; the loss 'poisson' is of counts")
         return y[:, None] if y.ndim == 1 else y

@@ -25,8 +25,8 @@ from backprop_gpu.data import (
     file_reader,
     is_streamed,
 )
-from backprop_gpu.errors import DomainError, ShapeError
-from backprop_gpu.estimators.base import BaseMLP, check_weights, on_cpu
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief
+from backprop_gpu.estimators.base import Y_SHAPES, BaseMLP, check_weights, on_cpu
 from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, is_sparse
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
 from backprop_gpu.estimators.losses import weighted
@@ -68,7 +68,12 @@ class Stream:
         self.epoch = len(getattr(estimator, "loss_curve_", ()))
         self.backend, _ = choose_backend(estimator.device, precision=estimator.precision)
         if y is None:
-            pairs = iter(X(self.epoch) if callable(X) else X)
+            batches = X(self.epoch) if callable(X) else X
+            if not isinstance(batches, Iterable):
+                raise DtypeError(
+                    f"X({self.epoch}) returned {brief(batches)}; expected an iterable of (x, y)"
+                )
+            pairs = iter(batches)
             first = list(islice(pairs, 1))
             if not first:
                 raise ShapeError(f"there are no batches: {type(X).__name__} gave none")
@@ -88,6 +93,8 @@ class Stream:
     def labels(self, y: Any) -> NDArray[Any]:
         """Return some y on the CPU, with one dimension if it has one column."""
         labels = np.asarray(on_cpu(_dense(y), self.backend))
+        if labels.ndim not in (1, 2):
+            raise ShapeError(f"y has shape {labels.shape}; {Y_SHAPES}")
         return labels.ravel() if labels.shape[1:] == (1,) else labels
 
     def batches(
@@ -135,7 +142,7 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
     Raises
     ------
     ShapeError, DtypeError, DomainError, ValueError
-        From shapes, settings and the first samples, before anything is changed.
+        From shapes, settings and the first samples, before anything is learned.
     NonFiniteError, FileFormatError, DomainError
         From what is read later; what came before has been learned then.
     """
@@ -204,7 +211,7 @@ def _encoder(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> Encode:
 
     def encode(y: Any, rows: slice) -> NDArray[Any]:
         y = stream.labels(y)
-        targets = numeric(estimator._encode(y, None, incremental=True), "y")
+        targets = estimator._encode(y, None, incremental=True)
         some = estimator._weights(y, None if weights is None else weights[rows], stream.backend)
         return targets if some is None else np.column_stack([targets, some])
 

@@ -223,7 +223,7 @@ def products(case: Case) -> Contestant:
     with net.backend.computing():
         for backend in (net.backend, written):  # the first, so that there are numbers to multiply
             feed_forward(backend, net.layers, trace)
-            propagate_back(backend, net.layers, trace, y, loss, gradients, gradients.C)
+            propagate_back(backend, net.layers, trace, y, loss, gradients)
 
     def many(backend: Backend) -> None:
         for A, B, out in written.operands * unit:

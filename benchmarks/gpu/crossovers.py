@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from backprop_gpu.compiled.loop import weight_count
+from backprop_gpu.arrays import weight_count
 from backprop_gpu.crossovers import Crossover, Name
 from benchmarks.gpu.rows import BLOCK, GRAPHS, WARP, Found, Row
 

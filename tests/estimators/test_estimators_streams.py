@@ -200,6 +200,7 @@ def test_targets_keep_their_number_of_columns():
         ("squared_error", LENGTH.astype(str), bp.DtypeError, "expected real numbers"),
         ("squared_error", np.where(LENGTH > 0, np.nan, 0), bp.NonFiniteError, "of y holds nan"),
         ("poisson", LENGTH, bp.DomainError, "below 0"),
+        ("poisson", LENGTH.astype(str), bp.DtypeError, "expected real numbers"),
         ("binary_cross_entropy", 5 * LENGTH, bp.DomainError, r"y\[.*\] holds targets from"),
     ],
 )
@@ -256,13 +257,26 @@ def damaged(value):
         ([X], None, (), bp.DtypeError, "batch 0 is of type ndarray"),
         ([], None, (), bp.ShapeError, "no batches"),
         (Sliced(X), SPECIES + 9, (), ValueError, "classes not in"),
+        ([(X, None)], None, (), bp.ShapeError, r"y has shape \(\); expected \(samples,\)"),
+        ([(X, X[:, :, None])], None, (), bp.ShapeError, r"y has shape \(110, 4, 1\)"),
+        ([(X, SPECIES[:-1])], None, (), bp.ShapeError, "110 rows and y of batch 0 has 109"),
+        ([(X * np.nan, SPECIES)], None, (), bp.NonFiniteError, "x of batch 0 holds 440"),
+        (lambda epoch: None, None, (), bp.DtypeError, r"X\(0\) returned None"),
+        (Sliced(X * np.nan), SPECIES, (), bp.NonFiniteError, "of x holds nan"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_learned(x, y, more, error, message):
     model = MLPClassifier(**SETTINGS)
     with pytest.raises(error, match=message):
         model.partial_fit(x, y, *more, classes=[0, 1, 2])
-    assert not hasattr(model, "coefs_")
+    assert vars(model) == vars(MLPClassifier(**SETTINGS))
+
+
+def test_what_came_before_an_error_has_been_learned():
+    model, other = MLPRegressor(**SETTINGS), MLPRegressor(**SETTINGS).partial_fit([(X, LENGTH)])
+    with pytest.raises(bp.NonFiniteError, match="x of batch 1 holds"):
+        model.partial_fit([(X, LENGTH), (X * np.nan, LENGTH)])
+    np.testing.assert_array_equal(model.predict(X), other.predict(X))
 
 
 @pytest.mark.parametrize(
@@ -297,6 +311,7 @@ def test_a_batch_without_weight_is_refused():
     model = MLPRegressor(**SETTINGS, shuffle=False)
     with pytest.raises(ZeroDivisionError, match="of a batch"):
         model.partial_fit(Sliced(X), LENGTH, sample_weight=np.arange(len(X)) >= 40)
+    assert vars(model) == vars(MLPRegressor(**SETTINGS, shuffle=False))
 
 
 def test_an_interrupted_pass_leaves_a_model():

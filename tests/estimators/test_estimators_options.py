@@ -1,0 +1,81 @@
+"""What the estimators can that scikit-learn's can not."""
+
+import numpy as np
+import pytest
+from small_models import BOTH, LENGTH, SMALL, SPECIES, WEIGHTS, X, assert_same_model
+
+import backprop_gpu as bp
+from backprop_gpu.estimators import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@BOTH
+def test_early_stopping_keeps_the_best_parameters(Estimator, y):
+    scores = []
+    model = Estimator(
+        **SMALL | {"max_iter": 40},
+        early_stopping=True,
+        learning_rate_init=0.1,
+        device="cpu",
+        callbacks=[lambda epoch: scores.append(epoch.net.parameters.copy())],
+    ).fit(X, y)
+    best = int(np.argmax(model.validation_scores_))
+    np.testing.assert_array_equal(model.network_.parameters, scores[best])
+
+
+@BOTH
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_callback_sees_every_epoch_and_can_stop(Estimator, y, solver):
+    seen = []
+
+    def stop(epoch):
+        seen.append((epoch.number, epoch.loss))
+        return len(seen) == 3
+
+    model = Estimator(**SMALL, solver=solver, callbacks=[stop], device="cpu").fit(X, y)
+    assert model.n_iter_ == 3
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert seen[-1][1] == pytest.approx(model.loss_)
+
+
+def test_hidden_layers_take_every_activation():
+    def prediction(activation, **settings):
+        model = MLPRegressor(**SMALL, activation=activation, device="cpu", **settings)
+        return model.fit(X, LENGTH).predict(X)
+
+    leaky = prediction("leaky_relu", leak=0.3)
+    np.testing.assert_array_equal(leaky, prediction(bp.LeakyReLU(0.3)))
+    np.testing.assert_array_equal(leaky, prediction([bp.LeakyReLU(0.3)] * 2))
+    assert not np.array_equal(leaky, prediction(["leaky_relu", "gelu"], leak=0.3))
+    np.testing.assert_array_equal(prediction("leaky_relu", leak=0), prediction("relu"))
+    np.testing.assert_array_equal(prediction("sigmoid"), prediction("logistic"))
+
+
+def test_core_losses_are_minimised():
+    y = np.column_stack([LENGTH > 4, LENGTH > 2])
+    model = MLPRegressor("binary_cross_entropy", **SMALL, device="cpu").fit(X, y)
+    assert model.out_activation_ == "logistic"
+    assert ((model.predict(X) > 0) & (model.predict(X) < 1)).all()
+    model.partial_fit(X, y, WEIGHTS)
+    classifier = MLPClassifier(**SMALL | {"max_iter": 100}, loss="mse", device="cpu")
+    assert classifier.fit(X, SPECIES).score(X, SPECIES) > 0.9
+
+
+def test_class_weights_are_sample_weights():
+    by_class = {0: 0.5, 1: 2.0, 2: 1.0}
+    weights = np.array([0.5, 2.0, 1.0])[SPECIES]
+    one = MLPClassifier(**SMALL, class_weight=by_class, device="cpu").fit(X, SPECIES, WEIGHTS)
+    other = MLPClassifier(**SMALL, device="cpu").fit(X, SPECIES, WEIGHTS * weights)
+    assert_same_model(other, one)
+
+
+def test_class_weights_serve_parts_without_some_of_the_classes():
+    by_class = {0: 0.5, 1: 2.0}
+    weights = np.array([0.5, 2.0, 1.0])[SPECIES]
+    one = MLPClassifier(**SMALL, class_weight=by_class, device="cpu")
+    other = MLPClassifier(**SMALL, device="cpu")
+    for part in (SPECIES > 0, SPECIES < 2):
+        one.partial_fit(X[part], SPECIES[part], classes=[0, 1, 2])
+        other.partial_fit(X[part], SPECIES[part], weights[part], classes=[0, 1, 2])
+    assert_same_model(other, one)
