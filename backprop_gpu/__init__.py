@@ -4,7 +4,6 @@ from typing import Any
 
 from backprop_gpu.activations import Activation, LeakyReLU, register_activation
 from backprop_gpu.arrays import one_hot
-from backprop_gpu.checkpoint import load, save
 from backprop_gpu.data import ParquetColumns
 from backprop_gpu.errors import (
     DeviceError,
@@ -25,19 +24,17 @@ from backprop_gpu.explaining.explain import (
     explain_bias,
 )
 from backprop_gpu.explaining.jump_back import Jump, jump_back
-from backprop_gpu.explaining.page import write_page
+from backprop_gpu.explaining.page.write import write_page
 from backprop_gpu.explaining.terms import Term
 from backprop_gpu.gradient_check import CheckedTerm, GradientReport, check_gradients
-from backprop_gpu.history import Epoch, History, TrainingDiverged
 from backprop_gpu.losses import Loss, register_loss
-from backprop_gpu.many import train_many
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.onnx_export import export_onnx
 from backprop_gpu.optimizers import SGD, Adam, AdamW
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
-from backprop_gpu.planning import Plan, plan
 from backprop_gpu.predictor import Predictor
+from backprop_gpu.saving import load, save
 from backprop_gpu.schedules import (
     CosineDecay,
     ExponentialDecay,
@@ -46,9 +43,12 @@ from backprop_gpu.schedules import (
     WarmUp,
 )
 from backprop_gpu.sklearn_import import from_sklearn
-from backprop_gpu.stopping import EarlyStopping
 from backprop_gpu.textbook import textbook
-from backprop_gpu.training import train
+from backprop_gpu.training.history import Epoch, History, TrainingDiverged
+from backprop_gpu.training.many import train_many
+from backprop_gpu.training.planning import Plan, plan
+from backprop_gpu.training.stopping import EarlyStopping
+from backprop_gpu.training.train import train
 from backprop_gpu.version import __version__ as __version__
 
 __all__ = [

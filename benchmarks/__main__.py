@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backprop_gpu.benchmark import NETWORKS
-from backprop_gpu.benchmark_table import Row, of_json, report, to_json
+from backprop_gpu.benchmark.speed import NETWORKS
+from backprop_gpu.benchmark.table import Row, of_json, report, to_json
 from benchmarks.pages import put_into
 
 HERE = Path(__file__).parent

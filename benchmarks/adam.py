@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 import backprop_gpu as bp
-from backprop_gpu.benchmark import Network
+from backprop_gpu.benchmark.speed import Network
 from backprop_gpu.text_table import aligned
 from benchmarks.peers.race import in_turn
 from benchmarks.torch_network import sequential

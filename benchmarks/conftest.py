@@ -2,8 +2,8 @@
 
 import pytest
 
-from backprop_gpu.benchmark import NETWORKS
-from backprop_gpu.benchmark_table import machine
+from backprop_gpu.benchmark.machine import machine
+from backprop_gpu.benchmark.speed import NETWORKS
 
 MACHINE = pytest.StashKey[dict[str, str]]()
 

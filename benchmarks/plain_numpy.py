@@ -76,7 +76,7 @@ def train(weights, biases, x, y, epochs, learning_rate=0.01):
 
 
 def plain(net, x, y):
-    """The script as a `backprop_gpu.benchmark.Contestant`, with copies of a network's parameters.
+    """The script as a `benchmark.speed.Contestant`, with copies of a network's parameters.
 
     It runs on the CPU only.
     """

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import backprop_gpu as bp
-from backprop_gpu.benchmark_table import machine, of_json, to_json
+from backprop_gpu.benchmark.machine import machine
+from backprop_gpu.benchmark.table import of_json, to_json
 from backprop_gpu.data import StreamedBatches, new_room
 from backprop_gpu.text_table import as_bytes
 from benchmarks.pages import put_into

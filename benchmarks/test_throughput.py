@@ -8,8 +8,8 @@ different devices; a benchmark's extra_info is a row of the table, in seconds pe
 import pytest
 
 from backprop_gpu.backends.cupy_device import unusable
-from backprop_gpu.benchmark import NETWORKS, Case
-from backprop_gpu.benchmark_table import PARTS
+from backprop_gpu.benchmark.speed import NETWORKS, Case
+from backprop_gpu.benchmark.table import PARTS
 from benchmarks.plain_numpy import plain
 
 BATCHES = (1, 16, 256, 4096, 16_384)

@@ -18,9 +18,9 @@ import numpy as np
 from backprop_gpu.activations import Activation
 from backprop_gpu.backends import numpy_backend
 from backprop_gpu.backends.numpy_backend import NumpyBackend
-from backprop_gpu.benchmark import NETWORKS
+from backprop_gpu.benchmark.speed import NETWORKS
 from backprop_gpu.losses import Loss
-from backprop_gpu.training import train
+from backprop_gpu.training.train import train
 
 
 def not_recorded(self, work):

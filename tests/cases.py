@@ -8,7 +8,7 @@ import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
-from backprop_gpu.step import NO_LIMITS
+from backprop_gpu.training.paths.step import NO_LIMITS
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import backprop_gpu as bp
-from backprop_gpu import benchmark, timing
 from backprop_gpu.backends.cupy_device import unusable
-from backprop_gpu.benchmark import NETWORKS, Case, library, products, run_benchmark
-from backprop_gpu.benchmark_table import PARTS, Row, of_json, report, table, to_json
+from backprop_gpu.benchmark import speed, timing
+from backprop_gpu.benchmark.speed import NETWORKS, Case, library, products, run_benchmark
+from backprop_gpu.benchmark.table import PARTS, Row, of_json, report, table, to_json
 from benchmarks import __main__ as suite
 from benchmarks import plain_numpy as plain
 
@@ -45,7 +45,7 @@ def no_gpu(monkeypatch):
             return bp.backends.NumpyBackend(), ""
         raise bp.DeviceError(device)
 
-    monkeypatch.setattr(benchmark, "choose_backend", choose)
+    monkeypatch.setattr(speed, "choose_backend", choose)
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
@@ -108,8 +108,8 @@ def test_every_pass_is_made_so_many_times(monkeypatch):
     net, x, y = NETWORKS["textbook"].build("cpu", 1)
     made = []
     for name, part in (("feed_forward", "forward"), ("propagate_back", "backward")):
-        monkeypatch.setattr(benchmark, name, lambda b, *_, part=part: b._call(made.append, part))
-    monkeypatch.setattr(benchmark, "train", lambda *_, epochs, **__: made.append(epochs))
+        monkeypatch.setattr(speed, name, lambda b, *_, part=part: b._call(made.append, part))
+    monkeypatch.setattr(speed, "train", lambda *_, epochs, **__: made.append(epochs))
     passes = library(net, x, y)
     made.clear()
     for part in PARTS:

@@ -8,17 +8,17 @@ from cases import TOLERANCE
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
-from backprop_gpu import compiled_steps
-from backprop_gpu.batches import ArrayBatches
 from backprop_gpu.compiled import CompiledLoop
-from backprop_gpu.compiled_steps import CompiledSteps
 from backprop_gpu.data import StreamedBatches
-from backprop_gpu.feed import Feed
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.shuffle import shuffled
-from backprop_gpu.step import Limits
-from backprop_gpu.steps import Steps
+from backprop_gpu.training.batches import ArrayBatches
+from backprop_gpu.training.paths import compiled_steps
+from backprop_gpu.training.paths.compiled_steps import CompiledSteps
+from backprop_gpu.training.paths.single_steps import Steps
+from backprop_gpu.training.paths.step import Limits
+from backprop_gpu.training.streams import StreamBatches
 
 pytestmark = [
     needs_compiler,
@@ -58,7 +58,7 @@ class Training:
             check_targets=find_loss("mse").check_targets,
             window_bytes=2 * 8 * sum(columns) * 4,
         )
-        self.batches = Feed(stream, columns, backend, x.dtype)
+        self.batches = StreamBatches(stream, columns, backend, x.dtype)
         return self
 
     def run(self, steps, *ranges):
@@ -67,7 +67,7 @@ class Training:
         for part in ranges:
             epochs = np.array(part) / self.batches.per_epoch
             losses.append(steps.run(part, numbers_of(self.optimizer, part, epochs))[0])
-        if isinstance(self.batches, Feed):
+        if isinstance(self.batches, StreamBatches):
             self.batches.close()
         return np.concatenate(losses), self.net.parameters.copy(), *steps.state
 

@@ -12,7 +12,7 @@ import backprop_gpu as bp
 from backprop_gpu.activations import ACTIVATIONS, find_activation
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.mkl import Mkl
-from backprop_gpu.compiled import CompileError, Fused, compiler, fused
+from backprop_gpu.compiled import CompileError, FusedOperations, compiler, fused
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 
@@ -30,7 +30,7 @@ def normal(shape, dtype, seed=0):
 
 
 def fused_for(g="tanh", loss="mse", optimizer=None, *, dtype):
-    return Fused([find_activation(g)], find_loss(loss), optimizer or bp.SGD(), dtype)
+    return FusedOperations([find_activation(g)], find_loss(loss), optimizer or bp.SGD(), dtype)
 
 
 def both(made, work, arrays):
@@ -285,7 +285,7 @@ def test_own_entries_with_expressions_are_compiled(monkeypatch):
     cube = bp.activations.Activation(
         "cube", lambda xp, z: z**3, lambda xp, z: 3 * z**2, "z", **expressions
     )
-    Fused([cube, cube], find_loss("mse"), bp.Adam(), np.dtype("float32"))
+    FusedOperations([cube, cube], find_loss("mse"), bp.Adam(), np.dtype("float32"))
     assert ["3 * z * z" in source for source in sources] == [True, True, False]
 
 
@@ -400,8 +400,8 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
         trained("fused", net)
     np.testing.assert_array_equal(net.parameters, small().parameters)
 
-    monkeypatch.setattr("backprop_gpu.planning.WORTH_FUSING", 0)
-    monkeypatch.setattr("backprop_gpu.planning.worth_it", lambda *args, **options: False)
+    monkeypatch.setattr("backprop_gpu.training.planning.WORTH_FUSING", 0)
+    monkeypatch.setattr("backprop_gpu.training.planning.worth_it", lambda *args, **options: False)
     with pytest.warns(UserWarning, match="NumPy runs the steps instead"):
         _, parameters, history = trained("auto", net)
     assert history.path == "steps"

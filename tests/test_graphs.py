@@ -10,12 +10,13 @@ from host.device import StandInDevice
 from host.needs import needs_gpp
 
 import backprop_gpu as bp
-from backprop_gpu import schedules, windows
+from backprop_gpu import schedules
 from backprop_gpu.backends.recording import Recording, Replay
-from backprop_gpu.batches import shuffled_batches
 from backprop_gpu.losses import LOSSES
 from backprop_gpu.optimizers import numbers_of
-from backprop_gpu.steps import Steps
+from backprop_gpu.training.batches import shuffled_batches
+from backprop_gpu.training.paths import graphs
+from backprop_gpu.training.paths.single_steps import Steps
 
 pytestmark = needs_gpp
 
@@ -98,14 +99,14 @@ def test_a_run_on_one_batch_is_a_graph_for_every_window():
     x, y = net.check_data(*data(4), net.check_loss("mse"))
     optimizer = bp.SGD(0.1)
     steps = Steps(net, shuffled_batches(x, y, 4, None, net.backend), LOSSES["mse"], optimizer)
-    run = range(1 + 2 * windows.MOST)
+    run = range(1 + 2 * graphs.MOST)
     for _ in range(2):
         steps.run(run, numbers_of(optimizer, run, np.zeros(len(run))))
     # Of a step: two products forward, three backward less dC/dx; bias and activation, twice; the
     # loss in two stages; a column sum, and a delta with one, in two each; the update.
     of_a_step = 4 + 2 + 2 + 2 + 2 + 1
     # The gradients and the update of the first step in the second run, and windows but the first.
-    assert device.graphs == [windows.MOST * (of_a_step + 1), of_a_step, 1]
+    assert device.graphs == [graphs.MOST * (of_a_step + 1), of_a_step, 1]
     assert device.graph_launches == 3 + 2
 
 
@@ -121,7 +122,7 @@ def test_what_has_no_kernel_is_not_captured_and_trains_all_the_same():
 
 def test_why_there_is_no_graph():
     def why_not(*args, optimizer=OPTIMIZERS[0]):
-        return windows.why_not_captured(network(*args), LOSSES["mse"], optimizer)
+        return graphs.why_not_captured(network(*args), LOSSES["mse"], optimizer)
 
     class Own(bp.SGD):
         cuda = None
@@ -162,7 +163,7 @@ def test_a_plan_takes_no_memory_however_large_the_network_is():
     whole = backend.empty
     backend.empty = lambda shape, dtype: sizes.append(np.prod(shape)) or whole(shape, dtype)
     chosen = bp.plan(net, samples=10**9, optimizer=bp.Adam())
-    assert f"{windows.MOST} steps are a CUDA graph" in chosen.why
+    assert f"{graphs.MOST} steps are a CUDA graph" in chosen.why
     assert max(sizes) < 100
 
 
@@ -286,7 +287,7 @@ def launching_singly(backend):
 def test_on_a_gpu(optimizer, clipping, batch_size, backend, launching_singly, dtype):
     options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 200, **clipping}
     nets = [network(device, dtype=dtype) for device in (backend, launching_singly, "cpu")]
-    assert windows.why_not_captured(nets[0], LOSSES["mse"], optimizer) is None
+    assert graphs.why_not_captured(nets[0], LOSSES["mse"], optimizer) is None
     by_graphs, by_launches, by_numpy = (trained(net, path="steps", **options) for net in nets)
     np.testing.assert_array_equal(by_graphs[0], by_launches[0])
     assert by_graphs[1] == by_launches[1]

@@ -14,18 +14,18 @@ from host.needs import needs_gpp, needs_nvrtc
 from host.one_launch import Case, MutantLauncher, force
 
 import backprop_gpu as bp
-from backprop_gpu import one_launch
-from backprop_gpu.batches import shuffled_batches
-from backprop_gpu.crossovers import CROSSOVERS, Crossover
-from backprop_gpu.history import History
 from backprop_gpu.losses import find_loss
-from backprop_gpu.one_launch import Gpu, Kernel, OneLaunch, choose
-from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import numbers_of
-from backprop_gpu.running import Run
 from backprop_gpu.shuffle import as_keys, orders, shuffled
-from backprop_gpu.step import NO_LIMITS, Limits
-from backprop_gpu.together import alike, train_together
+from backprop_gpu.training.batches import shuffled_batches
+from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
+from backprop_gpu.training.history import History
+from backprop_gpu.training.paths import one_launch
+from backprop_gpu.training.paths.one_launch import Gpu, Kernel, OneLaunch, choose
+from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
+from backprop_gpu.training.run import Run
+from backprop_gpu.training.shared_launch import alike, train_together
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 

@@ -13,9 +13,9 @@ from host.needs import needs_gpp, needs_nvrtc
 from host.one_launch import Case, MutantLauncher
 
 import backprop_gpu as bp
-from backprop_gpu import one_launch
 from backprop_gpu.losses import find_loss
-from backprop_gpu.one_launch import Gpu, OneLaunch, choose, gpu_of
+from backprop_gpu.training.paths import one_launch
+from backprop_gpu.training.paths.one_launch import Gpu, OneLaunch, choose, gpu_of
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # 75 has no TF32
 TOLERANCE = 3e-3

@@ -15,7 +15,7 @@ import pytest
 import backprop_gpu as bp
 from backprop_gpu.explaining.explain import explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
-from backprop_gpu.explaining.page import page, write_page
+from backprop_gpu.explaining.page.write import page, write_page
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ARGUMENTS = [

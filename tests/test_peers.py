@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backprop_gpu import timing
-from backprop_gpu.benchmark import NETWORKS, Network
-from backprop_gpu.benchmark_table import of_json, to_json
+from backprop_gpu.benchmark import timing
+from backprop_gpu.benchmark.speed import NETWORKS, Network
+from backprop_gpu.benchmark.table import of_json, to_json
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import race
 from benchmarks.peers.contestants import CONTESTANTS, OWN, Entry, Skipped, plain

@@ -9,7 +9,7 @@ from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu.compiled.compiler import compiler
-from backprop_gpu.crossovers import CROSSOVERS, Crossover
+from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
 
 
 def network(dtype="float64", **options):
@@ -87,7 +87,7 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
         cuda="z +",
         cuda_derivative="1",
     )
-    monkeypatch.setattr("backprop_gpu.planning.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("backprop_gpu.training.planning.WORTH_COMPILING", 0.0)
     net = bp.MLP([3, 2], [wrong], device="cpu")
     with pytest.warns(UserWarning, match="(?s)could not compile.*NumPy runs the steps instead"):
         assert bp.train(net, *data(), epochs=2).path == "steps"

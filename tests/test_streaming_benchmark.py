@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backprop_gpu.benchmark_table import of_json, to_json
+from backprop_gpu.benchmark.table import of_json, to_json
 from benchmarks import streaming
 from benchmarks.streaming import BEGIN, END, FORMATS, PIECE, Row, report
 

@@ -27,7 +27,7 @@ from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
 from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
-from backprop_gpu.backends.uploads import InPlace, Uploads
+from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.expressions import REAL, of_output
 from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
@@ -95,7 +95,7 @@ class CudaBackend:
         multiply: Callable[[Array, Array, Array], None] | None = None,
         capture: Capture | None = None,
         precision: Precision = "float32",
-        uploads: Callable[[], Uploads] = InPlace,
+        uploads: Callable[[], Uploads] = NoUploads,
         descend: Callable[[Array, Array, Array, Array], None] | None = None,
         turn: Callable[[], int] = lambda: 0,
     ) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, limit_in, on_gpu
 from backprop_gpu.backends.mkl import Mkl
-from backprop_gpu.backends.uploads import InPlace, Uploads
+from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.errors import DeviceError, check_count
 from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
@@ -296,7 +296,7 @@ class NumpyBackend:
         return 0
 
     def uploads(self) -> Uploads:
-        return InPlace()
+        return NoUploads()
 
     def synchronize(self) -> None:
         pass

@@ -32,7 +32,7 @@ class Uploads(Protocol):
         """
 
 
-class InPlace:
+class NoUploads:
     """`Uploads` of which none is needed: what the CPU writes is what the device reads."""
 
     def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Array]:

@@ -10,6 +10,7 @@ import click
 import backprop_gpu
 from backprop_gpu.arrays import DTYPES
 from backprop_gpu.backends import Precision, choose_backend
+from backprop_gpu.benchmark.machine import about_machine
 from backprop_gpu.cli import report, tables, workflow
 from backprop_gpu.cli.explain import explain_command
 from backprop_gpu.cli.parts import (
@@ -24,9 +25,9 @@ from backprop_gpu.cli.parts import (
 )
 from backprop_gpu.errors import DomainError
 from backprop_gpu.files import write_atomically
-from backprop_gpu.history import TrainingDiverged
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
+from backprop_gpu.training.history import TrainingDiverged
 
 FAR = 100  # from 0: with the usual weights and learning rates, little is learned from such numbers
 
@@ -249,7 +250,7 @@ def predict(net: Path, data: Path, output: Path | None, probabilities: bool, dev
 def info(net: Path | None) -> None:
     """Say what is installed and which device is taken, and why; or what is in the file NET."""
     if net is None:
-        rows = report.about_machine()
+        rows = about_machine()
     else:
         rows = report.about_network(*workflow.open_network(net, "cpu"))
     click.echo(aligned(rows))
@@ -282,7 +283,7 @@ def benchmark(
     output: Path | None,
 ) -> None:
     """Time training steps on this machine, beside its own matrix products."""
-    from backprop_gpu.benchmark import run_benchmark
+    from backprop_gpu.benchmark.speed import run_benchmark
 
     if output is not None:
         tables.check_writable(output)

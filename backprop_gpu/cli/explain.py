@@ -13,7 +13,7 @@ from backprop_gpu.cli.parts import FILE, device_option, examples
 from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
-from backprop_gpu.explaining.page import write_page
+from backprop_gpu.explaining.page.write import write_page
 from backprop_gpu.mlp import MLP
 from backprop_gpu.textbook import textbook
 

@@ -21,7 +21,7 @@ from backprop_gpu.errors import (
     ShapeError,
     UnknownNameError,
 )
-from backprop_gpu.history import TrainingDiverged
+from backprop_gpu.training.history import TrainingDiverged
 
 EXIT_CODES = """\b
 Exit codes:

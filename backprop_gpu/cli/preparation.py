@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import one_hot
-from backprop_gpu.checkpoint import SavedNetwork
 from backprop_gpu.errors import DomainError, FileFormatError, NonFiniteError
+from backprop_gpu.saving import SavedNetwork
 
 Label = bool | int | float | str
 

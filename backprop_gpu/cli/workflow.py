@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
-from backprop_gpu.checkpoint import SavedNetwork, read, save
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
 from backprop_gpu.cli.tables import Samples, check_writable
 from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError
-from backprop_gpu.history import History
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, AdamW, Optimizer
-from backprop_gpu.stopping import EarlyStopping
-from backprop_gpu.training import train
+from backprop_gpu.saving import SavedNetwork, read, save
+from backprop_gpu.training.history import History
+from backprop_gpu.training.stopping import EarlyStopping
+from backprop_gpu.training.train import train
 
 OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 """Every optimizer that can be named."""

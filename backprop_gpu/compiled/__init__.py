@@ -7,7 +7,7 @@ is in kernels/*.cpp; an entry's expressions, those of the CUDA kernels, become i
 """
 
 from backprop_gpu.compiled.compiler import CompileError, or_numpy
-from backprop_gpu.compiled.fused import Fused
+from backprop_gpu.compiled.fused import FusedOperations
 from backprop_gpu.compiled.loop import CompiledLoop, why_not, worth_it
 
-__all__ = ["CompileError", "CompiledLoop", "Fused", "or_numpy", "why_not", "worth_it"]
+__all__ = ["CompileError", "CompiledLoop", "FusedOperations", "or_numpy", "why_not", "worth_it"]

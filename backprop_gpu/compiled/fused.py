@@ -24,7 +24,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
 
 
-class Fused:
+class FusedOperations:
     """What records steps of some entries as calls of libraries, compiled now or before.
 
     An entry has a library of its own, which serves every network. What has no C++ expression is
@@ -63,7 +63,7 @@ class Fused:
 class _FusedRecording(NumpyRecording):
     """Writes down one call where NumPy makes several."""
 
-    def __init__(self, fused: Fused, mkl: Mkl | None) -> None:
+    def __init__(self, fused: FusedOperations, mkl: Mkl | None) -> None:
         super().__init__(mkl)
         self._fused = fused
         self._team = None if mkl is None or mkl.team is None else byref(mkl.team)

@@ -35,10 +35,10 @@ from backprop_gpu.estimators.lbfgs import fit_lbfgs
 from backprop_gpu.estimators.learner import NON_FINITE
 from backprop_gpu.estimators.notes import NAMES
 from backprop_gpu.estimators.stochastic import fit_stochastic
-from backprop_gpu.history import Epoch
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.planning import PathName
+from backprop_gpu.training.history import Epoch
+from backprop_gpu.training.planning import PathName
 
 # What scikit-learn calls an activation, where the core has another name.
 CORE_NAMES = {"logistic": "sigmoid"}

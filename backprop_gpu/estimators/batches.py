@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.batches import ArrayBatches, Batches, batch_counts
 from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, PIECE
+from backprop_gpu.training.batches import ArrayBatches, Batches, batch_counts
 
 NO_WEIGHT = (
     "Weights sum to zero, can't be normalized: those of a batch; leave out samples of weight 0, or "

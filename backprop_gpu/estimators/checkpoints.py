@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backprop_gpu.checkpoint import SavedNetwork
 from backprop_gpu.errors import DomainError, ShapeError, check_count
-from backprop_gpu.resuming import Folder, kind_of, like_parameters, without_addresses
+from backprop_gpu.saving import SavedNetwork
+from backprop_gpu.training.checkpoints import Folder, kind_of, like_parameters, without_addresses
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import ArrayBatches, Batches
-from backprop_gpu.compiled import Fused, or_numpy
-from backprop_gpu.compiled_steps import CompiledSteps
+from backprop_gpu.compiled import FusedOperations, or_numpy
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
 from backprop_gpu.estimators.losses import Weighted
-from backprop_gpu.feed import Feed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, write_factors
-from backprop_gpu.planning import PathName, plan
-from backprop_gpu.steps import Steps
+from backprop_gpu.training.batches import ArrayBatches, Batches
+from backprop_gpu.training.paths.compiled_steps import CompiledSteps
+from backprop_gpu.training.paths.single_steps import Steps
+from backprop_gpu.training.planning import PathName, plan
+from backprop_gpu.training.streams import StreamBatches
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
@@ -127,9 +127,9 @@ class Learner:
             path=path,
             unusual=_unusual(net, given),
         )
-        fused: Fused | None = None
+        fused: FusedOperations | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=7):
-            if chosen.path == "compiled" and isinstance(given, ArrayBatches | Feed):
+            if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
                 compiled = CompiledSteps(
                     *(net, given, entry, optimizer, None, chosen.threads or 1),
                     penalizes=penalizes,
@@ -137,7 +137,7 @@ class Learner:
                 )
                 return compiled, "compiled"
             if chosen.path == "fused":
-                fused = Fused(net.activations, loss, optimizer, net.dtype)
+                fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
         steps = Steps(net, batches, loss, optimizer, penalizes=penalizes, fused=fused)
         return steps, "fused" if fused else "steps"
 
@@ -161,7 +161,7 @@ def _unusual(net: MLP, batches: Batches) -> str | None:
         return "scikit-learn's order of the samples"
     if isinstance(batches, ArrayBatches):
         return None
-    kinds = {Feed: "streaming", SparseBatches: "a sparse matrix"}
+    kinds = {StreamBatches: "streaming", SparseBatches: "a sparse matrix"}
     return kinds.get(type(batches), "a stream of batches")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from backprop_gpu.estimators.batches import Samples
 from backprop_gpu.estimators.learner import Progress
-from backprop_gpu.history import Epoch
 from backprop_gpu.mlp import MLP
+from backprop_gpu.training.history import Epoch
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP

@@ -11,7 +11,6 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
-from backprop_gpu.batches import batch_counts
 from backprop_gpu.estimators.batches import Samples, batches_of
 from backprop_gpu.estimators.checkpoints import FitCheckpoints
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
@@ -19,6 +18,7 @@ from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
+from backprop_gpu.training.batches import batch_counts
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP

@@ -16,7 +16,6 @@ from sklearn.utils.validation import validate_data
 
 from backprop_gpu.arrays import Array, ArrayModule, numeric
 from backprop_gpu.backends import choose_backend
-from backprop_gpu.batches import batch_counts
 from backprop_gpu.data import (
     Batches,
     IteratedBatches,
@@ -31,7 +30,8 @@ from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, is_sparse
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
 from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
-from backprop_gpu.feed import Feed
+from backprop_gpu.training.batches import batch_counts
+from backprop_gpu.training.streams import StreamBatches
 
 CHUNK = 64  # steps between two looks at the losses, and at whether somebody pressed Ctrl-C
 
@@ -184,7 +184,7 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
         with net.backend.computing(net.step_flops(batches.batch_size or len(x))):
             if isinstance(batches, StreamedBatches) and not has_weights:
                 columns = net.layer_sizes[0], outputs
-                with closing(Feed(batches, columns, net.backend, net.dtype)) as feed:
+                with closing(StreamBatches(batches, columns, net.backend, net.dtype)) as feed:
                     learner = Learner(estimator, net, loss, feed)
                     total, samples = _learn_files(learner, feed, stream.epoch)
             else:
@@ -218,7 +218,7 @@ def _encoder(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> Encode:
     return encode
 
 
-def _learn_files(learner: Learner, feed: Feed, epoch: int) -> tuple[float, int]:
+def _learn_files(learner: Learner, feed: StreamBatches, epoch: int) -> tuple[float, int]:
     """Go through an epoch; return the sum of all samples' losses, and how many there were."""
     samples, batches = feed.stream.samples or 0, feed.per_epoch or 0
     counts = batch_counts(samples, feed.batch_size, np.arange(batches)).astype(np.float64)

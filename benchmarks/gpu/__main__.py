@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import backprop_gpu as bp
-from backprop_gpu import crossovers as own_crossovers
+from backprop_gpu.training import crossovers as own_crossovers
 from benchmarks.gpu.crossovers import crossovers_of
 from benchmarks.gpu.measure import ROOT, measure
 from benchmarks.gpu.page import publish, report

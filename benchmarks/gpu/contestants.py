@@ -19,17 +19,17 @@ from unittest.mock import patch
 import numpy as np
 
 import backprop_gpu as bp
-from backprop_gpu import one_launch, windows
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.batches import shuffled_batches
-from backprop_gpu.benchmark import Products
+from backprop_gpu.benchmark.speed import Products
 from backprop_gpu.losses import Loss
 from backprop_gpu.network import feed_forward, propagate_back
 from backprop_gpu.optimizers import numbers_of
-from backprop_gpu.steps import Steps
-from backprop_gpu.windows import MOST
-from backprop_gpu.workspace import Workspace
+from backprop_gpu.training.batches import shuffled_batches
+from backprop_gpu.training.paths import graphs, one_launch
+from backprop_gpu.training.paths.graphs import MOST
+from backprop_gpu.training.paths.single_steps import Steps
+from backprop_gpu.training.paths.workspace import Workspace
 from benchmarks.gpu import rows
 from benchmarks.gpu.rows import Case
 
@@ -135,12 +135,12 @@ def single_steps(case: Case, captured: bool) -> Contestant:
         backend, plan = copy(net.backend), "each kernel launched from Python"
         backend._capture = None
         net = net.copy(device=backend)
-    elif (obstacle := windows.why_not_captured(net, loss, optimizer)) is not None:
+    elif (obstacle := graphs.why_not_captured(net, loss, optimizer)) is not None:
         raise bp.DomainError(f"there is no graph, for {obstacle}")
     batches = shuffled_batches(x, y, len(x), None, net.backend)
     step = Steps(net, batches, loss, optimizer)._step
-    with patch.object(windows, "MOST", window):
-        path = windows.Windows(batches, Workspace(net, loss, x, y), step)
+    with patch.object(graphs, "MOST", window):
+        path = graphs.StepGraphs(batches, Workspace(net, loss, x, y), step)
 
     @cache
     def room(times: int) -> Array:
@@ -151,7 +151,7 @@ def single_steps(case: Case, captured: bool) -> Contestant:
         numbers = numbers_of(optimizer, run, np.zeros(times))
         with (
             net.backend.computing(),
-            patch.object(windows, "MOST", window),
+            patch.object(graphs, "MOST", window),
             warnings.catch_warnings(action="error", category=RuntimeWarning),  # no graph was made
         ):
             path.run(run, numbers, room(times))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from backprop_gpu.arrays import weight_count
-from backprop_gpu.crossovers import Crossover, Name
+from backprop_gpu.training.crossovers import Crossover, Name
 from benchmarks.gpu.rows import BLOCK, GRAPHS, WARP, Found, Row
 
 Point = tuple[float, float, float]

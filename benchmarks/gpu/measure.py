@@ -27,7 +27,7 @@ from typing import Any
 
 import backprop_gpu as bp
 from backprop_gpu import kernels
-from backprop_gpu.benchmark_table import machine
+from backprop_gpu.benchmark.machine import machine
 from benchmarks.gpu.race import CONTESTANTS, references_of
 from benchmarks.gpu.rows import Found, Row
 

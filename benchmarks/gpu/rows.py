@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from backprop_gpu.benchmark import NETWORKS, Network
+from backprop_gpu.benchmark.speed import NETWORKS, Network
 
 GRAPHS, SINGLY, TRAIN = "backprop_gpu, graphs", "backprop_gpu, single launches", "backprop_gpu"
 WARP, BLOCK = "backprop_gpu, one launch by warps", "backprop_gpu, one launch by blocks"

@@ -8,8 +8,9 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from backprop_gpu.benchmark import NETWORKS
-from backprop_gpu.benchmark_table import machine, of_json, to_json
+from backprop_gpu.benchmark.machine import machine
+from backprop_gpu.benchmark.speed import NETWORKS
+from backprop_gpu.benchmark.table import of_json, to_json
 from benchmarks.pages import put_into
 from benchmarks.peers.contestants import CONTESTANTS, OWN
 from benchmarks.peers.picture import svg

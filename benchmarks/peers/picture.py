@@ -10,7 +10,7 @@ from functools import partial
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from backprop_gpu.benchmark import NETWORKS
+from backprop_gpu.benchmark.speed import NETWORKS
 from benchmarks.peers.contestants import CONTESTANTS, OWN
 from benchmarks.peers.rows import Row, shown
 

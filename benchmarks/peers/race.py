@@ -13,8 +13,8 @@ import numpy as np
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
-from backprop_gpu.benchmark import EPOCHS, Network, products
-from backprop_gpu.timing import LEAST_BLOCKS, Block, Repeat
+from backprop_gpu.benchmark.speed import EPOCHS, Network, products
+from backprop_gpu.benchmark.timing import LEAST_BLOCKS, Block, Repeat
 from benchmarks.peers.contestants import (
     CONTESTANTS,
     Contestant,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from backprop_gpu.benchmark import NETWORKS, Network
+from backprop_gpu.benchmark.speed import NETWORKS, Network
 from backprop_gpu.text_table import aligned, as_bytes
 from benchmarks.pages import digits
 from benchmarks.peers.contestants import CONTESTANTS, OWN

@@ -8,7 +8,7 @@ from saved_networks import NOTES, bits, network
 
 import backprop_gpu as bp
 from backprop_gpu.activations import ACTIVATIONS
-from backprop_gpu.checkpoint import read
+from backprop_gpu.saving import read
 
 safetensors = pytest.importorskip("safetensors.numpy")
 

@@ -10,7 +10,7 @@ import pytest
 from saved_networks import NOTES, SIZES, network
 
 import backprop_gpu as bp
-from backprop_gpu.checkpoint import checksum
+from backprop_gpu.saving import checksum
 
 safetensors = pytest.importorskip("safetensors.numpy")
 

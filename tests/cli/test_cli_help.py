@@ -14,7 +14,7 @@ from command_line import QUICK, rows, run
 
 import backprop_gpu as bp
 from backprop_gpu.backends.cupy_device import unusable
-from backprop_gpu.benchmark import NETWORKS
+from backprop_gpu.benchmark.speed import NETWORKS
 from backprop_gpu.cli import demo, report
 from backprop_gpu.cli.commands import commands
 
@@ -73,7 +73,7 @@ def test_examples_in_help_run(example, trained, monkeypatch):
     benchmark = types.SimpleNamespace(
         NETWORKS={"textbook": 0, "small": 0}, run_benchmark=lambda *args: "a table"
     )
-    monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark", benchmark)
+    monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark.speed", benchmark)
     args = shlex.split(example)
     assert run(*args).stdout or "-o" in args
     if "-o" in args and args[0] != "benchmark":

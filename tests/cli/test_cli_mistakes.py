@@ -210,6 +210,6 @@ def test_missing_extras(here, monkeypatch, package, extra, args):
 
 
 def test_defects_are_not_hidden(here, monkeypatch):
-    monkeypatch.setattr("backprop_gpu.cli.report.about_machine", lambda: 1 / 0)
+    monkeypatch.setattr("backprop_gpu.cli.commands.about_machine", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("info")

@@ -14,8 +14,8 @@ from command_line import QUICK, SPECIES, fails, rows, run
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
-from backprop_gpu.checkpoint import read
 from backprop_gpu.cli.workflow import Plan
+from backprop_gpu.saving import read
 
 TRAIN = ("train", "data.npz", "--device", "cpu", *QUICK)
 
@@ -256,7 +256,7 @@ def test_benchmark(here, monkeypatch):
     fails(2, "unknown network 'smal'; did you mean 'small'", "benchmark", "--network", "smal")
     calls = []
     fake = types.SimpleNamespace(run_benchmark=lambda *args: calls.append(args) or "a table")
-    monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark", fake)
+    monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark.speed", fake)
     assert run("benchmark").stdout == "a table\n"
     run(
         *("benchmark", "--network", "small", "--batch", 1, "--batch", 64, "--device", "cpu"),

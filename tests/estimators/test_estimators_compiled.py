@@ -14,9 +14,9 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris, make_multilabel_classification
 
 import backprop_gpu as bp
-from backprop_gpu import planning
 from backprop_gpu.compiled import CompileError
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
+from backprop_gpu.training import planning
 
 pytestmark = [
     needs_compiler,

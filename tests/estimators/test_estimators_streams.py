@@ -16,7 +16,7 @@ from host.needs import needs_gpp
 
 import backprop_gpu as bp
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
-from backprop_gpu.feed import Feed
+from backprop_gpu.training.streams import StreamBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -149,14 +149,14 @@ def test_samples_weigh_what_they_weigh_in_arrays(Estimator, y, settings):
 
 
 def test_every_pass_has_an_order_of_its_own_that_the_seed_decides(monkeypatch):
-    load, orders = Feed.load, []
+    load, orders = StreamBatches.load, []
 
     def noted(batch, step):
         count = load(batch, step)
         orders[-1].extend(batch.arrays()[0][:count, 0].tolist())
         return count
 
-    monkeypatch.setattr(Feed, "load", noted)
+    monkeypatch.setattr(StreamBatches, "load", noted)
 
     def passes(**settings):
         model = MLPRegressor(**SETTINGS | settings)

@@ -13,7 +13,7 @@ from host.needs import needs_gpp
 from tiny_case import ROW, TINY
 
 from backprop_gpu.backends.cupy_device import unusable
-from backprop_gpu.benchmark import Network
+from backprop_gpu.benchmark.speed import Network
 from benchmarks.gpu import contestants, peers, race
 from benchmarks.gpu.contestants import OWN, Contestant, Entry
 from benchmarks.gpu.peers import PEERS

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_case import ROW
 
-from backprop_gpu import crossovers as own_crossovers
-from backprop_gpu.crossovers import CROSSOVERS, Crossover
+from backprop_gpu.training import crossovers as own_crossovers
+from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import page
 from benchmarks.gpu.crossovers import crossovers_of, limit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from cases import TrainingCase
 
-from backprop_gpu import one_launch
-from backprop_gpu.batches import shuffled_batches
-from backprop_gpu.one_launch_steps import OneLaunchSteps
-from backprop_gpu.steps import Steps
+from backprop_gpu.training.batches import shuffled_batches
+from backprop_gpu.training.paths import one_launch
+from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
+from backprop_gpu.training.paths.single_steps import Steps
 
 from .backend import emulated_backend
 from .launcher import HostLauncher

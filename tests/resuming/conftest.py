@@ -30,7 +30,7 @@ def interrupt(monkeypatch, tmp_path):
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr("backprop_gpu.checkpoint.write_atomically", write)
+            patch.setattr("backprop_gpu.saving.write_atomically", write)
             try:
                 train(network(device), tmp_path, **options)
             except Killed:

@@ -21,8 +21,8 @@ from small_runs import (
 )
 
 import backprop_gpu as bp
-from backprop_gpu.checkpoint import read
 from backprop_gpu.compiled import compiler, why_not
+from backprop_gpu.saving import read
 
 OPTIMIZERS = {
     "SGD": lambda rate: bp.SGD(rate),
@@ -304,7 +304,7 @@ def test_a_checkpoint_is_read_once(interrupt, tmp_path, monkeypatch):
         files.append(path)
         return read(path, **options)
 
-    monkeypatch.setattr("backprop_gpu.resuming.read", counted)
+    monkeypatch.setattr("backprop_gpu.training.checkpoints.read", counted)
     assert resumed(tmp_path) == uninterrupted()
     assert len(files) == 1
 

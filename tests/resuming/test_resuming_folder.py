@@ -18,7 +18,7 @@ from small_runs import (
 )
 
 import backprop_gpu as bp
-from backprop_gpu.checkpoint import read
+from backprop_gpu.saving import read
 
 
 def test_a_folder_with_checkpoints_is_not_begun_anew(interrupt, tmp_path):

@@ -18,7 +18,7 @@ from small_runs import (
 )
 
 import backprop_gpu as bp
-from backprop_gpu.checkpoint import read
+from backprop_gpu.saving import read
 
 # Stops, for good, in the n-th call of a function of os, or of a callback.
 CHILD = """

@@ -23,7 +23,7 @@ from small_runs import (
 )
 
 import backprop_gpu as bp
-from backprop_gpu.checkpoint import checksum, read
+from backprop_gpu.saving import checksum, read
 
 safetensors = pytest.importorskip("safetensors.numpy")
 

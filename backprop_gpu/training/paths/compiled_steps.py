@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import ArrayBatches, batch_counts
-from backprop_gpu.chunk_steps import ChunkSteps
 from backprop_gpu.compiled import CompiledLoop
-from backprop_gpu.feed import Feed
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.training.batches import ArrayBatches, batch_counts
+from backprop_gpu.training.paths.chunk_steps import ChunkSteps
+from backprop_gpu.training.streams import StreamBatches
 
 MOST_FLOPS = 5e9  # of one call, which Ctrl-C waits for: a second or so for the slowest steps
 
@@ -38,12 +38,12 @@ class CompiledSteps(ChunkSteps):
         As of `train`.
     """
 
-    batches: ArrayBatches | Feed
+    batches: ArrayBatches | StreamBatches
 
     def __init__(
         self,
         net: MLP,
-        batches: ArrayBatches | Feed,
+        batches: ArrayBatches | StreamBatches,
         loss: Loss,
         optimizer: Optimizer,
         seed: int | None,

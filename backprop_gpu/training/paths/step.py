@@ -11,7 +11,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import feed_forward, output_error, propagate_back, propagate_error
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.workspace import Space
+from backprop_gpu.training.paths.workspace import StepArrays
 
 
 class Limits(NamedTuple):
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     penalizes: bool = False
     limits: Limits = NO_LIMITS
 
-    def propagate(self, backend: Backend, space: Space, numbers: Array) -> None:
+    def propagate(self, backend: Backend, space: StepArrays, numbers: Array) -> None:
         """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""
         trace, y, gradients = space
         feed_forward(backend, self.net.layers, trace)
@@ -61,7 +61,7 @@ class Step(NamedTuple):
         if self.penalizes:
             backend.penalize(gradients.C, self.net.parameters[: self.net.weight_count], numbers)
 
-    def update(self, backend: Backend, space: Space, numbers: Array) -> None:
+    def update(self, backend: Backend, space: StepArrays, numbers: Array) -> None:
         """Clip the gradients, and update the parameters."""
         net, flat, weights = self.net, space.gradients.flat, self.net.weight_count
         if self.limits.value is not None:
@@ -80,7 +80,7 @@ class Step(NamedTuple):
 class _Descending:
     """A backend that updates W where it is asked for dC/dW."""
 
-    def __init__(self, backend: Backend, net: MLP, space: Space, numbers: Array) -> None:
+    def __init__(self, backend: Backend, net: MLP, space: StepArrays, numbers: Array) -> None:
         self._backend, self._numbers = backend, numbers
         pairs = zip(space.gradients.weights, net.weights, strict=True)
         self._weights = {id(dC_dW): W for dC_dW, W in pairs}

@@ -15,7 +15,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 
 
-class Feed:
+class StreamBatches:
     """`Batches` from a stream (of `data`).
 
     Parameters
@@ -104,7 +104,7 @@ class Feed:
         return x[:rows], y[:rows]
 
 
-def feed(
+def stream_batches(
     net: MLP,
     x: Any,
     y: Any,
@@ -113,7 +113,7 @@ def feed(
     batch_size: int | None,
     epochs: int,
     seed: int | None,
-) -> Feed | None:
+) -> StreamBatches | None:
     """Return where batches come from if the data are streamed; None if they are arrays."""
     columns = net.layer_sizes[0], net.layer_sizes[-1]
     common: dict[str, Any] = {
@@ -148,4 +148,4 @@ def feed(
         stream = StreamedBatches(x, y, batch_size, seed=seed, **common)
     else:
         return None
-    return Feed(stream, columns, net.backend, net.dtype)
+    return StreamBatches(stream, columns, net.backend, net.dtype)

@@ -10,8 +10,8 @@ import numpy as np
 
 from backprop_gpu.explaining.chain import Chain
 from backprop_gpu.explaining.outline import parameter_words, with_numbers
-from backprop_gpu.explaining.page_parts import math
-from backprop_gpu.explaining.page_run import Run
+from backprop_gpu.explaining.page.parts import math
+from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.explaining.terms import Term
 
 LARGEST = 5  # summands of a sum
@@ -46,7 +46,7 @@ class Terms:
         derivative and the factors of that.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: PageRun) -> None:
         self.run = run
         self.formulas, self.terms = Shelf(), Shelf()
         self.items: dict[str, dict[str, Any]] = {}

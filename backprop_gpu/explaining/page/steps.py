@@ -9,7 +9,7 @@ from typing import Any
 from backprop_gpu.activations import Activation
 from backprop_gpu.explaining.jump_back import Jump
 from backprop_gpu.explaining.layout import Values
-from backprop_gpu.explaining.page_parts import (
+from backprop_gpu.explaining.page.parts import (
     column_table,
     formulas,
     math,
@@ -17,7 +17,7 @@ from backprop_gpu.explaining.page_parts import (
     number,
     text,
 )
-from backprop_gpu.explaining.page_run import Run
+from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.losses import Loss
 
 FORWARD, BACK = "Forward feed", "Jumping Back"
@@ -43,7 +43,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Step:
+class PageStep:
     """One step.
 
     Attributes
@@ -74,7 +74,7 @@ class Step:
     arrives: bool = False
 
 
-def steps(run: Run) -> list[Step]:
+def steps(run: PageRun) -> list[PageStep]:
     """Return all steps of a run."""
     view = View(w=dict.fromkeys(range(1, run.L + 1), "W"))
     return [*_forward(run, view), *_back(run, view)]
@@ -83,11 +83,11 @@ def steps(run: Run) -> list[Step]:
 # ---- forward -------------------------------------------------------------------------------------
 
 
-def _forward(run: Run, view: View) -> Iterator[Step]:
+def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
     view.a[0] = "a"
     body = formulas([r"a^{[0]} = x"]) + _table(run, 0, [("x_k", "a")])
     words = "One sample lies at the input: every node of layer 0 holds one number of it."
-    yield Step(FORWARD, "The input", words, body, "", "a0", asdict(view))
+    yield PageStep(FORWARD, "The input", words, body, "", "a0", asdict(view))
 
     for l, g in enumerate(run.net.activations, start=1):
         view.z[l] = "z"
@@ -102,7 +102,7 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
             "the weight of its line, and its own bias."
         )
         title = f"Over the weights of layer {l}"
-        yield Step(FORWARD, title, words, body, f"weights-{l}", f"z{l}", asdict(view))
+        yield PageStep(FORWARD, title, words, body, f"weights-{l}", f"z{l}", asdict(view))
 
         view.a[l] = "a"
         equations = [rf"a^{{[{l}]}} = g(z^{{[{l}]}})"]
@@ -115,7 +115,7 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
             "hears into what it says."
         )
         title = f"Over the activation line of layer {l}"
-        yield Step(FORWARD, title, words, body, f"activation-{l}", f"a{l}", asdict(view))
+        yield PageStep(FORWARD, title, words, body, f"activation-{l}", f"a{l}", asdict(view))
 
     equation = ["C"] if run.loss.latex == GENERAL_VALUE else ["C", run.loss.latex]
     outcome = f'<p class="outcome" data-quantity="C">{math("C =")} {number(run.C, 10)}</p>'
@@ -126,13 +126,13 @@ def _forward(run: Run, view: View) -> Iterator[Step]:
         f"The loss, <b>{text(run.loss.name)}</b>, says in one number how far the prediction is "
         "from the desired output y."
     )
-    yield Step(FORWARD, "Over the loss line", words, body, "loss", "C", asdict(view))
+    yield PageStep(FORWARD, "Over the loss line", words, body, "loss", "C", asdict(view))
 
 
 # ---- back ----------------------------------------------------------------------------------------
 
 
-def _back(run: Run, view: View) -> Iterator[Step]:
+def _back(run: PageRun, view: View) -> Iterator[PageStep]:
     for jump in run.jumps:
         l = jump.layer
         over = "loss" if jump.kind == "loss" else f"{jump.kind}-{l}"
@@ -147,10 +147,10 @@ def _back(run: Run, view: View) -> Iterator[Step]:
             view.a[at], fresh = "dC_da", f"a{at}"
         title = jump.words[0].upper() + jump.words[1:]
         body = formulas(jump.equations) + _numbers(run, jump)
-        yield Step(BACK, title, _words(run, jump), body, over, fresh, asdict(view), arrives)
+        yield PageStep(BACK, title, _words(run, jump), body, over, fresh, asdict(view), arrives)
 
 
-def _words(run: Run, jump: Jump) -> str:
+def _words(run: PageRun, jump: Jump) -> str:
     """Say what a jump does."""
     l = jump.layer
     if jump.kind == "loss":
@@ -188,7 +188,7 @@ def _words(run: Run, jump: Jump) -> str:
     )
 
 
-def _numbers(run: Run, jump: Jump) -> str:
+def _numbers(run: PageRun, jump: Jump) -> str:
     """Return the numbers that a jump collects."""
     l = jump.layer
     dC_da = rf"\frac{{\partial C}}{{\partial a_j^{{[{l}]}}}}"
@@ -210,13 +210,13 @@ def _numbers(run: Run, jump: Jump) -> str:
     )
 
 
-def _table(run: Run, l: int, columns: list[tuple[str, str]], letter: str = "") -> str:
+def _table(run: PageRun, l: int, columns: list[tuple[str, str]], letter: str = "") -> str:
     numbers = [(latex, _values(run, quantity, l), quantity) for latex, quantity in columns]
     label = math(letter or ("j" if l else "k"))
     return column_table(label, run.shown[l], run.net.layer_sizes[l], numbers)
 
 
-def _values(run: Run, quantity: str, l: int) -> Values:
+def _values(run: PageRun, quantity: str, l: int) -> Values:
     if quantity == "y":
         return run.y
     return run.b[l] if quantity == "b" else run.nodes[quantity][l]

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import Batches
 from backprop_gpu.errors import DomainError
-from backprop_gpu.feed import Feed
-from backprop_gpu.history import History, TrainingDiverged
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer, numbers_of
-from backprop_gpu.steps import Safe, SafePoint
+from backprop_gpu.training.batches import Batches
+from backprop_gpu.training.history import History, TrainingDiverged
+from backprop_gpu.training.paths.single_steps import Safe, SafePoint
+from backprop_gpu.training.streams import StreamBatches
 
 CHUNK_SECONDS = 0.1
 MOST_DOUBLED = 6  # times, from one chunk to the next
 
 
-class Path(Protocol):
+class StepRunner(Protocol):
     """One way to run training steps; `Steps` is the reference, and says what each of these is."""
 
     net: MLP
@@ -58,7 +58,7 @@ class Run:
         The losses of the epoch that is under way, and the samples in its batches.
     """
 
-    def __init__(self, path: Path, history: History) -> None:
+    def __init__(self, path: StepRunner, history: History) -> None:
         self.path, self.history = path, history
         self.step = self.samples = 0
         self.losses: list[float] = []
@@ -121,7 +121,7 @@ class Run:
         if per_epoch is not None:
             passed = np.arange(steps.start, steps.stop) / per_epoch
         numbers = numbers_of(self.path.optimizer, steps, passed)
-        if isinstance(self.path.batches, Feed):
+        if isinstance(self.path.batches, StreamBatches):
             self.path.batches.seek(epoch, len(self.losses))
         losses, counts = self.path.run(steps, numbers, safe)
 

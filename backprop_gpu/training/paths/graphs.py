@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.backends.recording import Replay
-from backprop_gpu.batches import ArrayBatches
-from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.step import Step
-from backprop_gpu.workspace import Workspace
+from backprop_gpu.training.batches import ArrayBatches
+from backprop_gpu.training.crossovers import CROSSOVERS
+from backprop_gpu.training.paths.step import Step
+from backprop_gpu.training.paths.workspace import Workspace
 
 MOST = int(CROSSOVERS["graph_steps"].value)  # steps in a window
 
@@ -46,7 +46,7 @@ def why_not_captured(net: MLP, loss: Loss, optimizer: Optimizer) -> str | None:
     return recorded.obstacle
 
 
-class Windows:
+class StepGraphs:
     """Runs steps in windows of 1, 2, 4, ... up to `MOST` steps, none across an epoch's end.
 
     Parameters

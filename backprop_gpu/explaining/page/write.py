@@ -11,11 +11,11 @@ from string import Template
 from typing import Any
 
 from backprop_gpu.explaining.layout import largest, short, strength
-from backprop_gpu.explaining.page_parts import text
-from backprop_gpu.explaining.page_picture import pictures
-from backprop_gpu.explaining.page_run import Run, run
-from backprop_gpu.explaining.page_steps import Step, steps
-from backprop_gpu.explaining.page_terms import Terms, finite
+from backprop_gpu.explaining.page.parts import text
+from backprop_gpu.explaining.page.picture import pictures
+from backprop_gpu.explaining.page.run import PageRun, run
+from backprop_gpu.explaining.page.steps import PageStep, steps
+from backprop_gpu.explaining.page.terms import Terms, finite
 from backprop_gpu.files import checked_path, write_atomically
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -78,7 +78,7 @@ def write_page(path: str | Path, net: MLP, x: Any, y: Any, loss: str | Loss = "m
 
 
 def _resource(name: str) -> str:
-    return files("backprop_gpu.explaining").joinpath(name).read_text("utf-8")
+    return files("backprop_gpu.explaining.page").joinpath(name).read_text("utf-8")
 
 
 def _repeats(names: Iterable[str]) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _repeats(names: Iterable[str]) -> Iterator[str]:
         yield name if count == 1 else f"{count} × {name}"
 
 
-def _section(i: int, step: Step, count: int) -> str:
+def _section(i: int, step: PageStep, count: int) -> str:
     return (
         f'<section class="step" data-step="{i}">\n'
         f'<h2><span class="count">{step.phase}, {i + 1} of {count}</span> {step.title}</h2>\n'
@@ -96,7 +96,7 @@ def _section(i: int, step: Step, count: int) -> str:
     )
 
 
-def _data(shown: Run, all_steps: list[Step]) -> dict[str, Any]:
+def _data(shown: PageRun, all_steps: list[PageStep]) -> dict[str, Any]:
     """Return what the script needs."""
     cells: dict[str, dict[int, dict[int, list[Any]]]] = {}
     for quantity, layers in shown.nodes.items():

@@ -19,14 +19,14 @@ from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, limit_in, weight_count
 from backprop_gpu.backends.cuda_backend import CudaBackend
-from backprop_gpu.crossovers import CROSSOVERS, Crossover
 from backprop_gpu.errors import DomainError
 from backprop_gpu.expressions import REAL, entries_source, missing_expression
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import as_keys
-from backprop_gpu.step import NO_LIMITS, Limits
+from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 
 WARP_BATCH = CROSSOVERS["warp_batch"].value  # samples that a warp takes, one by one
 TILE = 64  # samples that a block takes at once, where its shared memory is large enough

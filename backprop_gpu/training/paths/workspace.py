@@ -10,7 +10,7 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace
 
 
-class Space(NamedTuple):
+class StepArrays(NamedTuple):
     """Where a step on some number of samples keeps its arrays; y are the targets."""
 
     trace: Trace
@@ -49,7 +49,7 @@ class Workspace:
         self.flat = empty(net.parameters.shape, dtype)
         self.C = empty((1,), dtype)
 
-    def rows(self, n: int, C: Array | None = None) -> Space:
+    def rows(self, n: int, C: Array | None = None) -> StepArrays:
         """Return the arrays of a step on n samples; its loss goes to C, if that is given."""
         nodes = self.net.layer_sizes[1:]
         a = [flat[: n * m].reshape(n, m) for flat, m in zip(self._a, nodes, strict=True)]
@@ -69,4 +69,4 @@ class Workspace:
             self.flat,
             self.C if C is None else C,
         )
-        return Space(Trace((self.x[:n], *a), tuple(z)), self.y[:n], gradients)
+        return StepArrays(Trace((self.x[:n], *a), tuple(z)), self.y[:n], gradients)

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import batch_counts
-from backprop_gpu.history import History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.one_launch import OneLaunch, most_steps
 from backprop_gpu.optimizers import Optimizer, numbers_of
-from backprop_gpu.running import CHUNK_SECONDS
+from backprop_gpu.training.batches import batch_counts
+from backprop_gpu.training.history import History
+from backprop_gpu.training.paths.one_launch import OneLaunch, most_steps
+from backprop_gpu.training.run import CHUNK_SECONDS
 
 Rows = NDArray[np.integer[Any]]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backprop_gpu.explaining.layout import largest, places, short, strength
-from backprop_gpu.explaining.page_parts import text
-from backprop_gpu.explaining.page_run import Run
+from backprop_gpu.explaining.page.parts import text
+from backprop_gpu.explaining.page.run import PageRun
 
 LONG = 1500  # as wide as this, a picture is not made smaller, but scrolls
 NARROW = 6  # places in a layer, where the network runs from top to bottom
@@ -59,7 +59,7 @@ TALL = Shape(True, 25, 51, 55, 92, 27, 14, 52, 12.5, 26)
 class Picture:
     """Draws a run."""
 
-    def __init__(self, run: Run, shape: Shape) -> None:
+    def __init__(self, run: PageRun, shape: Shape) -> None:
         self.run, self.shape = run, shape
         self.shown = run.shown
         if shape.vertical:
@@ -307,7 +307,7 @@ class Picture:
         return f'<polygon class="tip {name}" points="{points}"/>'
 
 
-def pictures(run: Run) -> str:
+def pictures(run: PageRun) -> str:
     """Return both pictures: one for wide windows, one for narrow ones."""
     return Picture(run, WIDE).svg() + Picture(run, TALL).svg()
 

@@ -20,11 +20,12 @@ import numpy as np
 from backprop_gpu import MLP, LeakyReLU, train
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend, choose_backend
-from backprop_gpu.benchmark_table import PARTS, Row, machine, of_json, report, to_json
+from backprop_gpu.benchmark.machine import machine
+from backprop_gpu.benchmark.table import PARTS, Row, of_json, report, to_json
+from backprop_gpu.benchmark.timing import Repeat, Timer, measure, time_plainly
 from backprop_gpu.errors import DeviceError, UnknownNameError, check_count, check_positive
 from backprop_gpu.files import write_atomically
 from backprop_gpu.network import feed_forward, propagate_back
-from backprop_gpu.timing import Repeat, Timer, measure, time_plainly
 
 EPOCHS = 10  # of a training run that is timed, or more: starting one takes as long as some epochs
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import ArrayBatches
-from backprop_gpu.chunk_steps import ChunkSteps
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.one_launch import OneLaunch, most_steps
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.step import NO_LIMITS, Limits
+from backprop_gpu.training.batches import ArrayBatches
+from backprop_gpu.training.paths.chunk_steps import ChunkSteps
+from backprop_gpu.training.paths.one_launch import OneLaunch, most_steps
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 
 
 class OneLaunchSteps(ChunkSteps):

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.checkpoint import SavedNetwork, read, save
 from backprop_gpu.errors import (
     DomainError,
     FileFormatError,
@@ -32,8 +31,9 @@ from backprop_gpu.errors import (
 )
 from backprop_gpu.files import checked_path
 from backprop_gpu.mlp import MLP
-from backprop_gpu.running import Run
-from backprop_gpu.stopping import BestEpoch
+from backprop_gpu.saving import SavedNetwork, read, save
+from backprop_gpu.training.run import Run
+from backprop_gpu.training.stopping import BestEpoch
 from backprop_gpu.version import __version__
 
 HISTORY = ("loss", "validation_loss", "learning_rate")

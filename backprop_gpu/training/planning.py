@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from backprop_gpu import one_launch
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.compiled import why_not, worth_it
 from backprop_gpu.compiled.compiler import NO_COMPILER, compiler
 from backprop_gpu.compiled.threads import cores, worth_waking
-from backprop_gpu.crossovers import CROSSOVERS
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer
-from backprop_gpu.windows import MOST, why_not_captured
+from backprop_gpu.training.crossovers import CROSSOVERS
+from backprop_gpu.training.paths import one_launch
+from backprop_gpu.training.paths.graphs import MOST, why_not_captured
 
 PathName = Literal["auto", "steps", "fused", "compiled", "one launch"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import Batches
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
-from backprop_gpu.steps import Report, Safe, SafePoint, first_bad_layer
+from backprop_gpu.training.batches import Batches
+from backprop_gpu.training.paths.single_steps import Report, Safe, SafePoint, first_bad_layer
 
 
 class ChunkSteps(ABC):

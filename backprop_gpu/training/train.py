@@ -12,9 +12,7 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.batches import ArrayBatches, shuffled_batches
-from backprop_gpu.compiled import Fused, or_numpy
-from backprop_gpu.compiled_steps import CompiledSteps
+from backprop_gpu.compiled import FusedOperations, or_numpy
 from backprop_gpu.errors import (
     DomainError,
     MissingExtraError,
@@ -22,18 +20,20 @@ from backprop_gpu.errors import (
     check_count,
     check_positive,
 )
-from backprop_gpu.feed import Feed, feed
-from backprop_gpu.history import Epoch, History
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
-from backprop_gpu.one_launch_steps import OneLaunchSteps
 from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
-from backprop_gpu.planning import PathName, plan
-from backprop_gpu.resuming import Checkpoints
-from backprop_gpu.running import Path, Run
-from backprop_gpu.step import NO_LIMITS, Limits
-from backprop_gpu.steps import Steps
-from backprop_gpu.stopping import BestEpoch, EarlyStopping
+from backprop_gpu.training.batches import ArrayBatches, shuffled_batches
+from backprop_gpu.training.checkpoints import Checkpoints
+from backprop_gpu.training.history import Epoch, History
+from backprop_gpu.training.paths.compiled_steps import CompiledSteps
+from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
+from backprop_gpu.training.paths.single_steps import Steps
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
+from backprop_gpu.training.planning import PathName, plan
+from backprop_gpu.training.run import Run, StepRunner
+from backprop_gpu.training.stopping import BestEpoch, EarlyStopping
+from backprop_gpu.training.streams import StreamBatches, stream_batches
 
 Callback = Callable[[Epoch], bool | None]
 
@@ -150,8 +150,8 @@ def train(
     if net.device == "cpu" and not net.parameters.flags.writeable:
         raise DomainError("net.parameters is read-only, and training changes it in place")
     order_seed = seed if shuffle else None
-    stream = feed(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
-    batches: ArrayBatches | Feed
+    stream = stream_batches(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
+    batches: ArrayBatches | StreamBatches
     if stream is None:
         x, y = net.check_data(x, y, entry)
         batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
@@ -179,8 +179,8 @@ def train(
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
-        steps: Path | None = None
-        fused: Fused | None = None
+        steps: StepRunner | None = None
+        fused: FusedOperations | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=2):
             if chosen.path == "compiled":
                 threads, shuffles = chosen.threads or 1, None if stream else order_seed
@@ -190,7 +190,7 @@ def train(
                     clip_value=clip_value,
                 )
             elif chosen.path == "fused":
-                fused = Fused(net.activations, entry, optimizer, net.dtype)
+                fused = FusedOperations(net.activations, entry, optimizer, net.dtype)
         if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
             steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed, limits)
         if steps is None:
@@ -273,7 +273,7 @@ class _Watch:
             self.best.restore(self.net)
 
 
-def _unusual(stream: Feed | None, limits: Limits, device: str) -> str | None:
+def _unusual(stream: StreamBatches | None, limits: Limits, device: str) -> str | None:
     """Return what is asked for that not every path can do, in words; see `plan`."""
     if stream is not None and stream.per_epoch is None:
         return "a stream of batches"

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.batches import ArrayBatches, Batches
-from backprop_gpu.compiled import Fused
+from backprop_gpu.compiled import FusedOperations
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import feed_forward
 from backprop_gpu.optimizers import Optimizer, is_plain
 from backprop_gpu.per_sample import clip_samples
-from backprop_gpu.step import NO_LIMITS, Limits, Step
-from backprop_gpu.windows import Windows
-from backprop_gpu.workspace import Space, Workspace
+from backprop_gpu.training.batches import ArrayBatches, Batches
+from backprop_gpu.training.paths.graphs import StepGraphs
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits, Step
+from backprop_gpu.training.paths.workspace import StepArrays, Workspace
 
 Safe = Literal["nothing", "parameters", "everything"]
 
@@ -32,7 +32,7 @@ MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new o
 class _Recorded(NamedTuple):
     """The step on some number of samples: to the gradients, and on to the new parameters."""
 
-    space: Space
+    space: StepArrays
     propagate: Callable[[], None]
     update: Callable[[], None]
 
@@ -117,7 +117,7 @@ class Steps:
     net, loss, optimizer, limits, penalizes
         As of `Step`.
     batches : Batches
-    fused : Fused, optional
+    fused : FusedOperations, optional
         What records the steps of a network on the CPU, in place of its backend.
 
     Attributes
@@ -139,7 +139,7 @@ class Steps:
         *,
         limits: Limits = NO_LIMITS,
         penalizes: bool = False,
-        fused: Fused | None = None,
+        fused: FusedOperations | None = None,
     ) -> None:
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
@@ -149,7 +149,7 @@ class Steps:
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
         self._report = Report(net)
-        self._windows: Windows | None = None
+        self._graphs: StepGraphs | None = None
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
@@ -186,18 +186,18 @@ class Steps:
         else:
             # The first step warms up: what it needs is compiled and allocated, if there is memory.
             counts = self._run_singly(steps[:1], numbers[:1], losses, safe)
-            counts += self._run_windows(steps[1:], numbers[1:], losses[1:])
+            counts += self._run_graphs(steps[1:], numbers[1:], losses[1:])
         good, found = self._report.read(len(counts))
         if safe != "nothing" and counts and good:
             self.safe.kept(steps.start, safe == "everything")
         return found, np.array(counts, np.int64)
 
-    def _run_windows(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> list[int]:
+    def _run_graphs(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> list[int]:
         if self._most is not None or self._workspace is None:
             return self._run_singly(steps, numbers, losses)
         assert isinstance(self.batches, ArrayBatches)
-        self._windows = self._windows or Windows(self.batches, self._workspace, self._step)
-        self._windows.run(steps, numbers, losses)
+        self._graphs = self._graphs or StepGraphs(self.batches, self._workspace, self._step)
+        self._graphs.run(steps, numbers, losses)
         return [*self.batches.counts(steps).tolist()]
 
     def _run_singly(
@@ -236,7 +236,7 @@ class Steps:
         """Return the first layer with NaN or infinity in it, on the batch that was loaded last."""
         return first_bad_layer(self.net, self.batches.arrays()[0][: self._count])
 
-    def _propagate(self, count: int) -> tuple[Space, Callable[[], None]]:
+    def _propagate(self, count: int) -> tuple[StepArrays, Callable[[], None]]:
         """Compute loss and gradients of the batch that is loaded; return where, and the update.
 
         Where memory runs out, the batch is computed in parts, of half as many samples each time.
@@ -272,7 +272,9 @@ class Steps:
             x, y = empty((rows, x.shape[1]), dtype), empty((rows, y.shape[1]), dtype)
         return Workspace(self.net, self.loss, x, y, keep_a=self._sample_norm is not None)
 
-    def _propagate_in_parts(self, count: int, work: Workspace) -> tuple[Space, Callable[[], None]]:
+    def _propagate_in_parts(
+        self, count: int, work: Workspace
+    ) -> tuple[StepArrays, Callable[[], None]]:
         """Add up the gradients of a batch's parts, each by its share of the samples."""
         xp, most = self.net.backend.xp, len(work.x)
         sums = xp.zeros_like(work.flat), xp.zeros_like(work.C)

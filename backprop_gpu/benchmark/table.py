@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import date
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from backprop_gpu.cli.report import about_machine
-from backprop_gpu.compiled.threads import cores
 from backprop_gpu.text_table import aligned
 
 PARTS = ("forward", "backward", "step")
@@ -70,26 +63,6 @@ class Row:
     def of_record(cls, record: Mapping[str, Any]) -> Row:
         """Return the row that `record` made."""
         return cls(**{f.name: record[f.name] for f in fields(cls)})
-
-
-def machine() -> dict[str, str]:
-    """Return what the figures depend on."""
-    about = {"date": date.today().isoformat(), "CPU": f"{_cpu()}, {cores()} core(s)"}
-    for name, text in about_machine():
-        if not name.startswith("extra "):
-            about[name] = f"{about[name]}; {text}" if name in about else text
-    if hasattr(os, "getloadavg"):
-        about["load"] = f"{os.getloadavg()[0]:.1f} process(es) in the minute before"
-    threads = [f"{name}={n}" for name, n in os.environ.items() if name.endswith("_NUM_THREADS")]
-    return about | ({"environment": " ".join(threads)} if threads else {})
-
-
-def _cpu() -> str:
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def to_json(about: Mapping[str, str], rows: Iterable[Row]) -> str:

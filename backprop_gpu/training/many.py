@@ -20,14 +20,14 @@ from backprop_gpu.errors import (
     brief,
     check_count,
 )
-from backprop_gpu.history import History, TrainingDiverged
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
-from backprop_gpu.planning import PathName, Plan, plan
-from backprop_gpu.running import Run
-from backprop_gpu.together import alike, train_together
-from backprop_gpu.training import train
+from backprop_gpu.training.history import History, TrainingDiverged
+from backprop_gpu.training.planning import PathName, Plan, plan
+from backprop_gpu.training.run import Run
+from backprop_gpu.training.shared_launch import alike, train_together
+from backprop_gpu.training.train import train
 
 
 def train_many(

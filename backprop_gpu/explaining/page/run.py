@@ -19,7 +19,7 @@ MOST_NODES, MOST_WEIGHTS = 10, 500
 
 
 @dataclass(frozen=True)
-class Run:
+class PageRun:
     """One sample, fed forward and propagated back.
 
     Attributes
@@ -62,7 +62,7 @@ class Run:
         return self.numbers.grads.loss
 
 
-def run(net: MLP, x: Any, y: Any, loss: str | Loss) -> Run:
+def run(net: MLP, x: Any, y: Any, loss: str | Loss) -> PageRun:
     """Feed one sample forward and propagate it back, and keep what a page shows.
 
     Raises
@@ -92,7 +92,7 @@ def run(net: MLP, x: Any, y: Any, loss: str | Loss) -> Run:
         if jump.dC_dW is not None and jump.dC_db is not None:
             dC_dW[l] = entries(net, jump.dC_dW, shown[l], shown[l - 1])
             dC_db[l] = entries(net, jump.dC_db, shown[l])
-    return Run(
+    return PageRun(
         net,
         numbers.loss,
         numbers,
