@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import (
@@ -149,14 +151,12 @@ class MLP:
     @property
     def precision(self) -> str:
         """How matrices are multiplied: "float32", "float64", "tf32" or "bf16"."""
-        own = getattr(self.backend, "precision", "float32")
-        return str(own) if self.dtype == np.float32 else self.dtype.name
+        return self.backend.precision if self.dtype == np.float32 else self.dtype.name
 
     @property
     def threads(self) -> int | None:
         """How many threads may compute on the CPU, at most; None where that was left open."""
-        own: int | None = getattr(self.backend, "threads", None)
-        return own
+        return self.backend.threads
 
     @property
     def weight_count(self) -> int:
@@ -169,10 +169,19 @@ class MLP:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies are built anew: the arrays of the layers have to be views of `parameters`.
+        options: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.dtype.name,
+            "threads": self.threads,
+            "precision": "float32" if self.dtype != np.float32 else self.precision,
+        }
         parameters = self.backend.to_numpy(self.parameters)
-        precision = "float32" if self.dtype != np.float32 else self.precision
-        state = (self.layer_sizes, self.activations, self.device, self.dtype.name, self.threads)
-        return _rebuilt, (*state, precision, parameters)
+        return partial(MLP, self.layer_sizes, self.activations, **options), (), parameters
+
+    def __setstate__(self, parameters: NDArray[Any]) -> None:
+        with self.backend.computing():
+            self.backend.write(parameters, self.parameters)
+        self.backend.synchronize()
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -455,29 +464,6 @@ def check_network(net: object) -> None:
     if not isinstance(net, MLP):
         remedy = ": its network_" if hasattr(net, "network_") else ""
         raise DtypeError(f"net is {brief(net)}; expected an MLP{remedy}")
-
-
-def _rebuilt(
-    layer_sizes: Sequence[int],
-    activations: Sequence[Activation],
-    device: str,
-    dtype: str,
-    threads: int | None,
-    precision: Precision,
-    parameters: Array,
-) -> MLP:
-    net = MLP(
-        layer_sizes,
-        activations,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        precision=precision,
-    )
-    with net.backend.computing():
-        net.parameters[...] = net.backend.asarray(parameters, net.dtype)
-    net.backend.synchronize()
-    return net
 
 
 def _checked_sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:

@@ -185,9 +185,14 @@ def measure(name, folder, features, batch_size, device, threads):
         streamed.append(train(x, y))
         in_memory.append(train(*held, epochs))
     return Row(
-        *(name, where, rows, features, batch_size),
+        name,
+        where,
+        rows,
+        features,
+        batch_size,
         *(min(times) for times in zip(*loaded, strict=True)),
-        *(min(streamed)[0], *min(in_memory)),
+        min(streamed)[0],
+        *min(in_memory),
         memory,
     )
 
@@ -196,8 +201,13 @@ def load(net, x, y, batch_size):
     """Go through an epoch without training; return the seconds of a batch, and the CPU's."""
     columns = net.layer_sizes[0], net.layer_sizes[-1]
     batches = StreamedBatches(
-        *(x, y, batch_size),
-        **{"columns": columns, "seed": 0, "backend": net.backend, "dtype": net.dtype},
+        x,
+        y,
+        batch_size,
+        columns=columns,
+        seed=0,
+        backend=net.backend,
+        dtype=net.dtype,
         check_targets=lambda y, xp, name: None,
     )
     room = new_room(net.backend, columns, net.dtype)(batch_size)
@@ -226,7 +236,7 @@ def run(formats, gigabytes, features, batch_size, device, threads, folder):
                 path = Path(made)
                 processes.submit(FORMATS[name][0], path, rows, features).result()
                 yield processes.submit(
-                    measure, name, path, *(features, batch_size, device, threads)
+                    measure, name, path, features, batch_size, device, threads
                 ).result()
 
 
@@ -283,8 +293,13 @@ def main(arguments, root=ROOT):
     about = machine()
     rows = list(
         run(
-            *(options.formats, options.gigabytes, options.features, options.batch_size),
-            *(options.device, options.threads, options.folder),
+            options.formats,
+            options.gigabytes,
+            options.features,
+            options.batch_size,
+            options.device,
+            options.threads,
+            options.folder,
         )
     )
     found = to_json(about, rows)

@@ -17,7 +17,7 @@ from backprop_gpu.training.batches import ArrayBatches
 from backprop_gpu.training.paths import compiled_steps
 from backprop_gpu.training.paths.compiled_steps import CompiledSteps
 from backprop_gpu.training.paths.single_steps import Steps
-from backprop_gpu.training.paths.step import Limits
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 from backprop_gpu.training.streams import StreamBatches
 
 pytestmark = [
@@ -71,14 +71,13 @@ class Training:
             self.batches.close()
         return np.concatenate(losses), self.net.parameters.copy(), *steps.state
 
-    def by_numpy(self, *ranges, clip_norm=None, clip_value=None):
-        limits = Limits(clip_value, clip_norm)
+    def by_numpy(self, *ranges, limits=NO_LIMITS):
         given = self.net, self.batches, find_loss("mse"), self.optimizer
         return self.run(Steps(*given, limits=limits, penalizes=self.penalizes), *ranges)
 
-    def by_loop(self, *ranges, threads=1, **limits):
+    def by_loop(self, *ranges, threads=1, limits=NO_LIMITS):
         given = self.net, self.batches, find_loss("mse"), self.optimizer, None, threads
-        return self.run(CompiledSteps(*given, penalizes=self.penalizes, **limits), *ranges)
+        return self.run(CompiledSteps(*given, limits=limits, penalizes=self.penalizes), *ranges)
 
 
 def assert_close(ones, others, tolerance):
@@ -116,10 +115,10 @@ def test_optimizers_and_batches(batch_size, optimizer):
 @pytest.mark.parametrize(
     "limits",
     [
-        {"clip_norm": 0.05},
-        {"clip_value": 0.01},
-        {"clip_norm": 0.02, "clip_value": 0.01},
-        {"clip_norm": 1e9},
+        Limits(norm=0.05),
+        Limits(0.01),
+        Limits(0.01, 0.02),
+        Limits(norm=1e9),
     ],
     ids=str,
 )
@@ -129,11 +128,11 @@ def test_gradients_are_clipped(dtype, sizes, limits, threads):
     def training():
         return Training(SIZES[sizes], bp.SGD(0.5, 0.9), dtype=dtype)
 
-    expected = training().by_numpy(range(9), **limits)
-    found = training().by_loop(range(9), threads=threads, **limits)
+    expected = training().by_numpy(range(9), limits=limits)
+    found = training().by_loop(range(9), threads=threads, limits=limits)
     assert_close(found, expected, TOLERANCE[dtype])
     free = training().by_loop(range(9), threads=threads)
-    changes_nothing = limits == {"clip_norm": 1e9}
+    changes_nothing = limits == Limits(norm=1e9)
     assert np.array_equal(found[1], free[1]) == changes_nothing
 
 

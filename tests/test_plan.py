@@ -28,8 +28,7 @@ def planned(net=None, **options):
 @needs_compiler
 def test_many_steps_of_a_small_network_are_compiled():
     assert planned().path == "compiled"
-    for too in ("clipping", "streaming"):
-        assert planned(unusual=too).path == "compiled"
+    assert planned(streams=True).path == "compiled"
     assert planned(path="compiled", epochs=1).why == "asked for"
 
 
@@ -40,16 +39,16 @@ def test_the_reasons_for_single_steps(backend):
     reasons = {
         "asked for": planned(path="steps"),
         "10 steps are too few": planned(epochs=10),
-        "a stream of batches takes single steps": planned(unusual="a stream of batches"),
+        "a stream of batches takes single steps": planned(singly="a stream of batches"),
         "'cube' has no": planned(bp.MLP([3, 2], [own], device="cpu")),
         "BLAS is faster": planned(large, batch_size=64),
     }
     if backend.device != "cpu":
         reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))
         reasons["clipping the gradients of samples takes"] = planned(
-            elsewhere, unusual="clipping the gradients of samples"
+            elsewhere, singly="clipping the gradients of samples"
         )
-        reasons["streaming takes"] = planned(elsewhere, unusual="streaming")
+        reasons["streaming takes"] = planned(elsewhere, streams=True)
         reasons["too few to be worth compiling them (an estimate)"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():
         assert chosen.path in ("steps", "fused")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import get_args
 
-from backprop_gpu.backends.cublas import Precision
 from backprop_gpu.backends.mkl import open_mkl
 from backprop_gpu.backends.numpy_backend import NumpyBackend
-from backprop_gpu.backends.protocol import Backend
+from backprop_gpu.backends.protocol import Backend, Precision
 from backprop_gpu.errors import DeviceError, DomainError, UnknownNameError
 
 __all__ = ["Backend", "NumpyBackend", "Precision", "choose_backend"]
@@ -38,7 +37,7 @@ def choose_backend(
     if precision not in get_args(Precision):
         raise UnknownNameError("precision", precision, get_args(Precision))
     backend, reason = _chosen(device, threads, precision)
-    has = getattr(backend, "precision", "float32")
+    has = backend.precision
     if precision not in ("float32", has):
         raise DomainError(
             f"precision={precision!r} is not to be had on {backend.device} ({reason}); it takes "

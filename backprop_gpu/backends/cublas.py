@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.errors import DeviceError
-
-Precision = Literal["float32", "tf32", "bf16"]
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
 
@@ -114,9 +113,18 @@ class Cublas:
         self._check(
             "cublasGemmEx",
             self._handle,
-            *(_operation(B), _operation(A), c_int(columns), c_int(rows), c_int(A.shape[1])),
-            *(alpha, *_matrix(B, factors), *_matrix(A, factors)),
-            *(beta, *_matrix(out, entries), c_int(arithmetic), c_int(DEFAULT_ALGORITHM)),
+            _operation(B),
+            _operation(A),
+            c_int(columns),
+            c_int(rows),
+            c_int(A.shape[1]),
+            alpha,
+            *_matrix(B, factors),
+            *_matrix(A, factors),
+            beta,
+            *_matrix(out, entries),
+            c_int(arithmetic),
+            c_int(DEFAULT_ALGORITHM),
         )
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from backprop_gpu import kernels
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
-from backprop_gpu.backends.cublas import Precision
+from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
 from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.expressions import REAL, of_output
@@ -103,6 +103,7 @@ class CudaBackend:
         self._on_device = on_device
         self.device = device
         self.precision = precision
+        self.threads: int | None = None
         self._launcher = launcher
         self._multiply = multiply
         self._descend = descend
@@ -210,8 +211,16 @@ class CudaBackend:
         else:
             what = _lacks_cuda(loss if loss.cuda is None else activation)
             self._call_uncaptured(
-                *(what, loss.output_delta),
-                *(self.xp, activation, z, a, y, C, dC_da, delta),
+                what,
+                loss.output_delta,
+                self.xp,
+                activation,
+                z,
+                a,
+                y,
+                C,
+                dC_da,
+                delta,
             )
             return
         by_rows = program[0] == "loss" and activation.cuda_rows is not None
@@ -297,8 +306,14 @@ class CudaBackend:
         if optimizer.cuda is None:
             values = [numbers[i, ...] for i in range(len(numbers))]
             self._call_uncaptured(
-                *(f"{type(optimizer).__name__} has no CUDA expression", optimizer.update),
-                *(self.xp, parameters, gradient, state, values, decayed),
+                f"{type(optimizer).__name__} has no CUDA expression",
+                optimizer.update,
+                self.xp,
+                parameters,
+                gradient,
+                state,
+                values,
+                decayed,
             )
             return
         s0, s1, *_ = (*state, None, None)
@@ -356,8 +371,12 @@ class CudaBackend:
         """Launch a kernel in the dtype of its first array, unless `real` says in which."""
         dtype = next(arg.dtype for arg in args if arg is not None)
         self._call(
-            *(self._launcher.launch, _source(program, real or REAL[dtype.name])),
-            *(name, launch.grid, launch.block, args),
+            self._launcher.launch,
+            _source(program, real or REAL[dtype.name]),
+            name,
+            launch.grid,
+            launch.block,
+            args,
         )
 
     def _launch_by_rows(self, program: Program, name: str, *arrays: Array) -> None:

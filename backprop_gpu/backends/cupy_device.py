@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, on_gpu
-from backprop_gpu.backends.cublas import WORKSPACE, Cublas, Precision
+from backprop_gpu.backends.cublas import WORKSPACE, Cublas
 from backprop_gpu.backends.cuda_backend import CudaBackend
+from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.recording import Call
 from backprop_gpu.errors import first_line
 

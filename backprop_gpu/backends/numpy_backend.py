@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, limit_in, on_gpu
 from backprop_gpu.backends.mkl import Mkl
+from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.errors import DeviceError, check_count
 from backprop_gpu.losses import Loss
@@ -112,6 +113,7 @@ class NumpyBackend:
 
     device = "cpu"
     xp = np
+    precision: Precision = "float32"
 
     def __init__(self, threads: int | None = None, mkl: Mkl | None = None) -> None:
         self.threads = None if threads is None else check_count("threads", threads)
@@ -215,8 +217,15 @@ class NumpyBackend:
             if both is None or loss.is_canonical_for(activation):
                 self._call(
                     loss.output_delta,
-                    *(np, activation, z_rows, a_rows, y_rows),
-                    *(sums[i : i + 1], slope, delta_rows, n),
+                    np,
+                    activation,
+                    z_rows,
+                    a_rows,
+                    y_rows,
+                    sums[i : i + 1],
+                    slope,
+                    delta_rows,
+                    n,
                 )
                 continue
             xp = self._begin()
@@ -226,7 +235,9 @@ class NumpyBackend:
             if delta_rows is not None:
                 self._delta(
                     activation,
-                    *(slope, z_rows if activation.derivative_from == "z" else a_rows, delta_rows),
+                    slope,
+                    z_rows if activation.derivative_from == "z" else a_rows,
+                    delta_rows,
                 )
         if sums is not C:
             self._call(np.add.reduce, sums, None, None, C, True)

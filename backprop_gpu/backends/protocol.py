@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.backends.uploads import Uploads
 from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
+
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Backend(Protocol):
@@ -34,6 +36,14 @@ class Backend(Protocol):
     @property
     def xp(self) -> ArrayModule:
         """The array module, for what no method here does."""
+
+    @property
+    def precision(self) -> Precision:
+        """How `gemm` takes float32."""
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads may compute on the CPU, at most; None leaves it open."""
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         """Return a context to compute in: on the right device, infinities arising quietly.
@@ -141,7 +151,7 @@ class Backend(Protocol):
         """Update the flat parameters in place; the gradient may be overwritten.
 
         `numbers`, shape (4,), are a row of `numbers_of`: the learning rate, the weight decay and
-        the two corrections. The first `decayed` parameters are weights.
+        two more. The first `decayed` parameters are weights.
         """
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:

@@ -171,7 +171,10 @@ class Case:
             blocks = measure(calls, seconds, self.backend.synchronize, timer, least)
         own, gemm = blocks.pop("library"), blocks.pop("gemm")
         return Row(
-            *(self.network.name, self.batch, part, self.backend.device),
+            self.network.name,
+            self.batch,
+            part,
+            self.backend.device,
             flops=self.network.flops(part, self.batch),
             seconds=own.seconds,
             spread=own.spread,

@@ -138,7 +138,9 @@ class CompiledLoop:
         self._limits = clip_norm, clip_value
         entries = layer_sizes, activations, loss, optimizer
         text = source(
-            *(*entries, self.dtype.name, batch_size),
+            *entries,
+            self.dtype.name,
+            batch_size,
             penalizes=penalizes,
             clips=min(self._limits) < math.inf,
             weighted=weighted,
@@ -215,7 +217,9 @@ class CompiledLoop:
         with self._turn:
             ran: int = self._train(
                 *arrays,
-                *(n, first_step, steps),
+                n,
+                first_step,
+                steps,
                 _checked("numbers", numbers, np.dtype(np.float64), (steps, 4)),
                 _checked("losses", losses, self.dtype, (steps,)),
                 seed_place,

@@ -125,13 +125,19 @@ class Learner:
             epochs=epochs,
             batch_size=batches.batch_size,
             path=path,
-            unusual=_unusual(net, given),
+            streams=isinstance(given, StreamBatches),
+            singly=_needs_single_steps(net, given),
         )
         fused: FusedOperations | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=7):
             if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
                 compiled = CompiledSteps(
-                    *(net, given, entry, optimizer, None, chosen.threads or 1),
+                    net,
+                    given,
+                    entry,
+                    optimizer,
+                    None,
+                    chosen.threads or 1,
                     penalizes=penalizes,
                     weighted=entry is not loss,
                 )
@@ -155,14 +161,13 @@ def size_of_batches(batch_size: int | str, n: int) -> int:
     return min(200, n) if isinstance(batch_size, str) else min(batch_size, n)  # or "auto"
 
 
-def _unusual(net: MLP, batches: Batches) -> str | None:
-    """Return what only single steps can do, in words."""
+def _needs_single_steps(net: MLP, batches: Batches) -> str | None:
+    """Return what only single steps can do, in words; see `plan`."""
     if net.device != "cpu":
         return "scikit-learn's order of the samples"
-    if isinstance(batches, ArrayBatches):
+    if isinstance(batches, ArrayBatches | StreamBatches):
         return None
-    kinds = {StreamBatches: "streaming", SparseBatches: "a sparse matrix"}
-    return kinds.get(type(batches), "a stream of batches")
+    return "a sparse matrix" if isinstance(batches, SparseBatches) else "a stream of batches"
 
 
 def _optimizer(estimator: BaseMLP) -> SGD | Adam:

@@ -50,7 +50,7 @@ def fit_stochastic(
     if estimator.checkpoint is not None and not incremental:
         checkpoints = FitCheckpoints(estimator, rng)
     training = Training(
-        *(estimator, net, loss, samples, rng, held_out, notes, incremental, checkpoints)
+        estimator, net, loss, samples, rng, held_out, notes, incremental, checkpoints
     )
     with net.backend.computing(net.step_flops(training.batch_size)):
         try:

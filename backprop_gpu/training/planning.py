@@ -68,7 +68,8 @@ def plan(
     epochs: int = 1,
     batch_size: int | None = None,
     path: PathName = "auto",
-    unusual: str | None = None,
+    streams: bool = False,
+    singly: str | None = None,
     networks: int = 1,
 ) -> Plan:
     """Return how `train` would run, without running it.
@@ -80,9 +81,10 @@ def plan(
         Rows of the training data.
     loss, optimizer, epochs, batch_size, path
         As for `train`.
-    unusual : str, optional
-        "clipping" if gradients are clipped, "streaming" if the data lie in files; any other text
-        means single steps, and is repeated in the reason.
+    streams : bool
+        Whether the data lie in files.
+    singly : str, optional
+        What needs single steps, in words for the reason: "clipping the gradients of samples".
     networks : int, optional
         How many `train_many` trains that may share a launch; `epochs` are those of all of them.
 
@@ -107,37 +109,37 @@ def plan(
     steps = epochs * -(-samples // rows)
     flops = net.step_flops(rows)
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
-    if isinstance(net.backend, CudaBackend) and path in ("auto", "one launch"):
-        return _plan_on_gpu(net, entry, optimizer, rows, steps, path, unusual, networks)
-    if path == "one launch":
-        raise DomainError(f"path='one launch' is for GPUs, and the network is on {net.device}")
-    obstacle = _obstacle(net, entry, optimizer, unusual)
-    threads = _threads(net, flops)
-    if path == "compiled" and obstacle is not None:
-        raise DomainError(f"path='compiled' can't run this training: {obstacle}")
-    if path == "compiled":
-        return Plan("compiled", "asked for", threads)
-    own = net.threads
-    if path == "steps":
-        return Plan("steps", "asked for", own)
-    unfused = _why_not_fused(net)
-    if path == "fused" and unfused is not None:
-        raise DomainError(f"path='fused' can't run this training: {unfused}")
-    if path == "fused":
-        return Plan("fused", "asked for", own)
+    if isinstance(net.backend, CudaBackend):
+        singly = singly or ("streaming" if streams else None)
+        if path in ("auto", "one launch"):
+            return _plan_on_gpu(net, entry, optimizer, rows, steps, path, singly, networks)
+    obstacles = {
+        "steps": None,
+        "fused": _why_not_fused(net),
+        "compiled": _why_not_compiled(net, entry, optimizer, singly),
+        "one launch": f"it is for GPUs, and the network is on {net.device}",
+    }
+    threads = {"compiled": worth_waking(flops, net.threads or cores())}
+    if path != "auto":
+        if (obstacle := obstacles[path]) is not None:
+            raise DomainError(f"path={path!r} can't run this training: {obstacle}")
+        return Plan(path, "asked for", threads.get(path, net.threads))
     by_steps: Literal["steps", "fused"] = "steps"
-    if unfused is None and steps * _saved_by_fusing(net, optimizer, rows) >= WORTH_FUSING:
+    saved = steps * _saved_by_fusing(net, optimizer, rows)
+    if obstacles["fused"] is None and saved >= WORTH_FUSING:
         by_steps = "fused"
-    if obstacle is not None:
-        launches = _launches(net, entry, optimizer, unusual)
-        return Plan(by_steps, f"there is no compiled loop, for {obstacle}{launches}", own)
+    if (obstacle := obstacles["compiled"]) is not None:
+        launches = _launches(net, entry, optimizer, singly)
+        return Plan(by_steps, f"there is no compiled loop, for {obstacle}{launches}", net.threads)
     mkl = isinstance(net.backend, NumpyBackend) and net.backend.mkl is not None
     if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
-        name = "MKL" if mkl else "BLAS"
-        return Plan(by_steps, f"{name} is faster than the compiled loop on products as large", own)
+        why = f"{'MKL' if mkl else 'BLAS'} is faster than the compiled loop on products as large"
+        return Plan(by_steps, why, net.threads)
     if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
-        return Plan("steps", f"{steps:,} steps are too few to be worth compiling a loop for", own)
-    return Plan("compiled", "small products, many steps: calls would take the time", threads)
+        why = f"{steps:,} steps are too few to be worth compiling a loop for"
+        return Plan("steps", why, net.threads)
+    why = "small products, many steps: calls would take the time"
+    return Plan("compiled", why, threads["compiled"])
 
 
 def _plan_on_gpu(
@@ -147,14 +149,14 @@ def _plan_on_gpu(
     rows: int,
     steps: int,
     path: PathName,
-    unusual: str | None,
+    singly: str | None,
     networks: int,
 ) -> Plan:
     def launches() -> str:  # not worked out for each of thousands of networks
-        return _launches(net, loss, optimizer, unusual)
+        return _launches(net, loss, optimizer, singly)
 
-    kernel: one_launch.Kernel | str = f"{unusual} takes single steps"
-    if unusual in (None, "clipping"):
+    kernel: one_launch.Kernel | str = f"{singly} takes single steps"
+    if singly is None:
         kernel = one_launch.kernel_for(net, loss, optimizer, rows)
     if isinstance(kernel, str) and path == "one launch":
         raise DomainError(f"path='one launch' can't run this training: {kernel}")
@@ -177,12 +179,12 @@ def _plan_on_gpu(
     return Plan("one launch", f"{why} ({limit}){products}", None)
 
 
-def _obstacle(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -> str | None:
+def _why_not_compiled(net: MLP, loss: Loss, optimizer: Optimizer, singly: str | None) -> str | None:
     """Return why the compiled loop can't run this, if it can't."""
     if type(net.backend) is not NumpyBackend:
         return f"the network is on {net.device}"
-    if unusual not in (None, "clipping", "streaming"):
-        return f"{unusual} takes single steps"
+    if singly is not None:
+        return f"{singly} takes single steps"
     return why_not(net.layer_sizes, net.activations, loss, optimizer, net.dtype)
 
 
@@ -199,18 +201,13 @@ def _saved_by_fusing(net: MLP, optimizer: Optimizer, rows: int) -> float:
     return SAVED_PER_OUTPUT * outputs + SAVED_PER_SLOT * optimizer.slots * len(net.parameters)
 
 
-def _launches(net: MLP, loss: Loss, optimizer: Optimizer, unusual: str | None) -> str:
+def _launches(net: MLP, loss: Loss, optimizer: Optimizer, singly: str | None) -> str:
     """Return how the steps are launched on a GPU, as the end of a sentence."""
     if type(net.backend) is NumpyBackend:
         return ""
     why = why_not_captured(net, loss, optimizer)
     if why is not None:
         return f"; its kernels are launched one by one, for {why}"
-    halves = f"; gradients and update are a CUDA graph each, with {unusual} between them"
-    together = unusual in (None, "clipping")
-    return f"; up to {MOST} steps are a CUDA graph" if together else halves
-
-
-def _threads(net: MLP, flops: float) -> int:
-    """Return how many threads share a batch."""
-    return worth_waking(flops, net.threads or cores())
+    if singly is not None:
+        return f"; gradients and update are a CUDA graph each, with {singly} between them"
+    return f"; up to {MOST} steps are a CUDA graph"

@@ -78,7 +78,10 @@ def train_together(
             numbers = np.stack([numbers_of(optimizer, steps, passed) for optimizer in distinct])
             found = backend.empty((networks, len(steps)), nets[0].dtype)
             launch.run(
-                *(parameters, state, x, y),
+                parameters,
+                state,
+                x,
+                y,
                 steps=steps,
                 numbers=numbers,
                 losses=found,

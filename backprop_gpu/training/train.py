@@ -29,8 +29,8 @@ from backprop_gpu.training.history import Epoch, History
 from backprop_gpu.training.paths.compiled_steps import CompiledSteps
 from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
 from backprop_gpu.training.paths.single_steps import Steps
-from backprop_gpu.training.paths.step import NO_LIMITS, Limits
-from backprop_gpu.training.planning import PathName, plan
+from backprop_gpu.training.paths.step import Limits
+from backprop_gpu.training.planning import PathName, Plan, plan
 from backprop_gpu.training.run import Run, StepRunner
 from backprop_gpu.training.stopping import BestEpoch, EarlyStopping
 from backprop_gpu.training.streams import StreamBatches, stream_batches
@@ -169,7 +169,8 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         path=path,
-        unusual=_unusual(stream, limits, net.device),
+        streams=stream is not None,
+        singly=_needs_single_steps(stream, limits),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History(path=chosen.path, precision=net.precision)
@@ -179,30 +180,20 @@ def train(
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
     ):
-        steps: StepRunner | None = None
-        fused: FusedOperations | None = None
-        with or_numpy(insists=path == chosen.path, stacklevel=2):
-            if chosen.path == "compiled":
-                threads, shuffles = chosen.threads or 1, None if stream else order_seed
-                steps = CompiledSteps(
-                    *(net, batches, entry, optimizer, shuffles, threads),
-                    clip_norm=clip_norm,
-                    clip_value=clip_value,
-                )
-            elif chosen.path == "fused":
-                fused = FusedOperations(net.activations, entry, optimizer, net.dtype)
-        if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
-            steps = OneLaunchSteps(net, batches, entry, optimizer, order_seed, limits)
-        if steps is None:
-            steps = Steps(net, batches, entry, optimizer, limits=limits, fused=fused)
-            history.path = "fused" if fused else "steps"
+        steps, history.path = _step_runner(
+            net, batches, entry, optimizer, chosen, order_seed, limits, insists=path == chosen.path
+        )
         run = Run(steps, history)
         checkpoints.restore(
             run,
             watch.best,
-            **{"loss": entry.name, "path": history.path, "samples": batches.samples},
+            loss=entry.name,
+            path=history.path,
+            samples=batches.samples,
             precision=net.precision,
-            **{"streamed": stream is not None, "seed": seed, "shuffle": shuffle},
+            streamed=stream is not None,
+            seed=seed,
+            shuffle=shuffle,
             **{f"clip_{name}": limit for name, limit in limits._asdict().items()},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),
@@ -273,15 +264,38 @@ class _Watch:
             self.best.restore(self.net)
 
 
-def _unusual(stream: StreamBatches | None, limits: Limits, device: str) -> str | None:
-    """Return what is asked for that not every path can do, in words; see `plan`."""
+def _needs_single_steps(stream: StreamBatches | None, limits: Limits) -> str | None:
+    """Return what is asked for that takes single steps, in words; see `plan`."""
     if stream is not None and stream.per_epoch is None:
         return "a stream of batches"
-    if limits.sample_norm is not None:
-        return "clipping the gradients of samples"
-    if limits != NO_LIMITS and (stream is None or device == "cpu"):  # a GPU minds the stream more
-        return "clipping"
-    return "streaming" if stream else None
+    return None if limits.sample_norm is None else "clipping the gradients of samples"
+
+
+def _step_runner(
+    net: MLP,
+    batches: ArrayBatches | StreamBatches,
+    loss: Loss,
+    optimizer: Optimizer,
+    chosen: Plan,
+    seed: int | None,
+    limits: Limits,
+    *,
+    insists: bool,
+) -> tuple[StepRunner, PathName]:
+    """Return what runs the steps as planned, and the path: NumPy's, where nothing is compiled."""
+    fused: FusedOperations | None = None
+    with or_numpy(insists=insists, stacklevel=3):
+        if chosen.path == "compiled":
+            own = seed if isinstance(batches, ArrayBatches) else None  # a stream shuffles itself
+            threads = chosen.threads or 1
+            steps = CompiledSteps(net, batches, loss, optimizer, own, threads, limits=limits)
+            return steps, "compiled"
+        if chosen.path == "fused":
+            fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
+    if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
+        return OneLaunchSteps(net, batches, loss, optimizer, seed, limits), "one launch"
+    single = Steps(net, batches, loss, optimizer, limits=limits, fused=fused)
+    return single, "fused" if fused else "steps"
 
 
 def _check_helpers(

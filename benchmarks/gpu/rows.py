@@ -82,8 +82,13 @@ class Row:
         """Return the row of a contestant in a case, without a time."""
         network = case.network
         return cls(
-            *(network.name, network.batch, case.precision, name, network.layer_sizes),
-            *(case.networks, case.window),
+            network.name,
+            network.batch,
+            case.precision,
+            name,
+            network.layer_sizes,
+            case.networks,
+            case.window,
             note=note,
         )
 

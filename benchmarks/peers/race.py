@@ -152,7 +152,10 @@ def in_turn(calls: Mapping[str, Repeat], seconds: float, least: int = 1) -> dict
         block.times = times[name]
     return {
         name: Timed(
-            *(block.seconds, block.spread, len(block.times), block.calls),
+            block.seconds,
+            block.spread,
+            len(block.times),
+            block.calls,
             cores=busy[name] / sum(block.times),
         )
         for name, block in blocks.items()

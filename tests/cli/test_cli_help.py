@@ -14,8 +14,9 @@ from command_line import QUICK, rows, run
 
 import backprop_gpu as bp
 from backprop_gpu.backends.cupy_device import unusable
+from backprop_gpu.benchmark import machine
 from backprop_gpu.benchmark.speed import NETWORKS
-from backprop_gpu.cli import demo, report
+from backprop_gpu.cli import demo
 from backprop_gpu.cli.commands import commands
 
 NAMES = ["train", "predict", "info", "explain", "benchmark", "demo"]
@@ -104,16 +105,16 @@ def test_info_without_a_compiler(monkeypatch):
 
 def test_info_without_extras(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    monkeypatch.setattr(report.metadata, "version", raise_not_found)
+    monkeypatch.setattr(machine.metadata, "version", raise_not_found)
     table = rows(run("info").stdout)
     assert "install threadpoolctl" in table["NumPy"]
     assert "click is not installed" in table["extra cli"]
-    monkeypatch.setattr(report.metadata, "requires", raise_not_found)
+    monkeypatch.setattr(machine.metadata, "requires", raise_not_found)
     assert not any(name.startswith("extra") for name in rows(run("info").stdout))
 
 
 def raise_not_found(name):
-    raise report.metadata.PackageNotFoundError(name)
+    raise machine.metadata.PackageNotFoundError(name)
 
 
 def test_info_about_a_network(here):

@@ -14,6 +14,7 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.training.batches import ArrayBatches, batch_counts
 from backprop_gpu.training.paths.chunk_steps import ChunkSteps
+from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 from backprop_gpu.training.streams import StreamBatches
 
 MOST_FLOPS = 5e9  # of one call, which Ctrl-C waits for: a second or so for the slowest steps
@@ -34,8 +35,8 @@ class CompiledSteps(ChunkSteps):
         As of `Steps`.
     weighted : bool
         Whether the targets have one more column: how much each sample counts.
-    clip_norm, clip_value : float or None
-        As of `train`.
+    limits : Limits
+        What gradients are clipped to, but for those of single samples.
     """
 
     batches: ArrayBatches | StreamBatches
@@ -51,19 +52,23 @@ class CompiledSteps(ChunkSteps):
         *,
         penalizes: bool = False,
         weighted: bool = False,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._seed = seed
         flops = net.step_flops(batches.batch_size)
         self._most_steps = max(1, int(MOST_FLOPS / flops))
         self._loop = CompiledLoop(
-            *(net.layer_sizes, net.activations, loss, optimizer, net.dtype),
-            *(batches.batch_size, threads),
+            net.layer_sizes,
+            net.activations,
+            loss,
+            optimizer,
+            net.dtype,
+            batches.batch_size,
+            threads,
             penalizes=penalizes,
             weighted=weighted,
-            clip_norm=math.inf if clip_norm is None else clip_norm,
-            clip_value=math.inf if clip_value is None else clip_value,
+            clip_norm=math.inf if limits.norm is None else limits.norm,
+            clip_value=math.inf if limits.value is None else limits.value,
         )
         super().__init__(net, batches, optimizer)
 
@@ -75,7 +80,10 @@ class CompiledSteps(ChunkSteps):
             piece = slice(ran, ran + len(found))
             counts[piece] = found
             ran += self._loop.run(
-                *(self.net.parameters, self.state, x, y),
+                self.net.parameters,
+                self.state,
+                x,
+                y,
                 first_step=first,
                 numbers=numbers[piece],
                 losses=losses[piece],

@@ -228,7 +228,8 @@ class OneLaunch:
         numbers_stride = 0 if len(numbers) == 1 else len(steps)
         sizes = (n, self._batch_size, steps.start, len(steps), order_stride, epoch_stride)
         self._backend.launch(
-            *(self._source, "train"),
+            self._source,
+            "train",
             kernels.Launch((networks, 1, 1), (self._kernel.threads, 1, 1)),
             (
                 *(parameters, s0, s1, x, y, order),

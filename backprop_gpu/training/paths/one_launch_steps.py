@@ -49,8 +49,10 @@ class OneLaunchSteps(ChunkSteps):
         while ran < len(steps) and (ran == 0 or math.isfinite(losses[ran - 1])):
             piece = slice(ran, ran + most)
             self._launch.run(
-                *(self.net.parameters[None], [slot[None] for slot in self.state]),
-                *(self.batches.x, self.batches.y),
+                self.net.parameters[None],
+                [slot[None] for slot in self.state],
+                self.batches.x,
+                self.batches.y,
                 steps=steps[piece],
                 numbers=numbers[None, piece],
                 losses=losses[None, piece],
