@@ -4,6 +4,7 @@
 // `terms` is room for those of a row. delta may be a.
 extern "C" void output_delta(const real* z, const real* a, const real* y, real* C, real* delta,
                              real* terms, int64_t rows, int64_t columns) {
+    const NoDenormals mode;
     const real share = real(1) / rows, m = columns;  // C is an average
     double sum = 0;
     for (int64_t r = 0; r < rows; ++r) {

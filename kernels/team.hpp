@@ -18,6 +18,7 @@ struct Parts {
     int64_t n, unit;
 
     static void work(void* data) {
+        const NoDenormals mode;
         const Parts& all = *static_cast<const Parts*>(data);
         const int64_t part = all.team.number(), parts = all.team.count();
         all.body(border(all.n, part, parts, all.unit), border(all.n, part + 1, parts, all.unit));
@@ -28,6 +29,7 @@ struct Parts {
 // work on so many numbers.
 template <class Body>
 INLINE void in_parts(const Team* team, int64_t n, int64_t unit, int64_t numbers, const Body& body) {
+    const NoDenormals mode;
     const int64_t most = team ? team->allowed() : 1;
     int64_t threads = (n + unit - 1) / unit;
     if (threads > numbers / SHARE) threads = numbers / SHARE;

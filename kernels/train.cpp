@@ -269,6 +269,7 @@ INLINE double pass(const Run& run, Passes& tile, int64_t from, int64_t to, doubl
 }
 
 static void work(Run& run, Passes& tile, int t) {
+    const NoDenormals mode;
     if (!PLAIN) tile.x = tile.inputs, tile.y = tile.targets;
     const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;

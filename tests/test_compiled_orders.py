@@ -75,9 +75,9 @@ class Training:
         given = self.net, self.batches, find_loss("mse"), self.optimizer
         return self.run(Steps(*given, limits=limits, penalizes=self.penalizes), *ranges)
 
-    def by_loop(self, *ranges, threads=1, limits=NO_LIMITS):
+    def by_loop(self, *ranges, threads=1, **options):
         given = self.net, self.batches, find_loss("mse"), self.optimizer, None, threads
-        return self.run(CompiledSteps(*given, limits=limits, penalizes=self.penalizes), *ranges)
+        return self.run(CompiledSteps(*given, penalizes=self.penalizes, **options), *ranges)
 
 
 def assert_close(ones, others, tolerance):
