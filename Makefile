@@ -41,11 +41,8 @@ format: .venv/.dev  ## Mend the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# mypy is shown the package as it is installed, with kernels/ inside it.
 types: .venv/.dev  ## Check the types
-	@rm -rf .venv/types/backprop_gpu && mkdir -p .venv/types/backprop_gpu
-	@ln -s $(CURDIR)/backprop_gpu/* $(CURDIR)/kernels .venv/types/backprop_gpu
-	cd .venv/types && ../bin/mypy --config-file ../../pyproject.toml --package backprop_gpu
+	$(BIN)/mypy --package backprop_gpu
 
 browser:  ## Install Chromium for the tests of the HTML page, as root on Debian
 	@if ! command -v chromium >/dev/null; then \

@@ -1,5 +1,6 @@
 """MKL's products, by a library that has the same interface, and by MKL itself if it is there."""
 
+import os
 import threading
 from contextlib import nullcontext
 from importlib import metadata
@@ -91,6 +92,21 @@ def test_threads_are_those_of_one_thread_of_python(stand_in):
             assert threads() == 1
         assert threads() == 3
     assert (seen, threads()) == ([0], 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_one_thread(stand_in):
+    """The others stay in the parent: MKL would wait for them for ever."""
+    child = os.fork()
+    if child == 0:
+        with stand_in.on_threads(None):
+            found = stand_in._library.MKL_Get_Max_Threads()
+        os._exit(found)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    with stand_in.on_threads(None):
+        assert stand_in._library.MKL_Get_Max_Threads() == 3
 
 
 def test_numpys_blas_has_one_thread_where_mkl_has_many(stand_in):

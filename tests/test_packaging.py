@@ -108,3 +108,14 @@ def test_constraints_pin_every_dependency():
         if need.name not in (PROJECT["name"], "cuda-toolkit"):  # one version for each CUDA
             (pin,) = pins[canonicalize_name(need.name)]
             assert need.specifier.contains(pin.version), f"{need} is pinned at {pin}"
+
+
+def test_a_checkout_can_be_imported_as_it_lies_there(tmp_path):
+    """Where somebody stands in it, it comes before what is installed."""
+    if not (ROOT / "backprop_gpu/kernels").is_symlink():
+        pytest.skip("git made no link here")
+    places = [str(ROOT), str(Path(np.__file__).parents[1])]
+    command = "import backprop_gpu; print(backprop_gpu.kernels.__file__)"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    out = run(sys.executable, "-S", "-c", command, env=env, cwd=tmp_path)
+    assert out.strip() == str(ROOT / "backprop_gpu/kernels/__init__.py")

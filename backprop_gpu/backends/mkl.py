@@ -6,6 +6,7 @@ the product that is added to it. The functions are those of its C interface, by 
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -65,6 +66,8 @@ class Mkl:
             function.restype = None
             self._functions[dtype] = function
         self._most_threads = library.MKL_Get_Max_Threads()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._be_alone)
 
     def gemm(self, A: Array, B: Array, out: Array) -> Call:
         """Return what makes out = A B; see `Backend.gemm`."""
@@ -84,11 +87,16 @@ class Mkl:
     @contextmanager
     def on_threads(self, count: int | None) -> Iterator[None]:
         """Let MKL have so many threads for the products of this thread; None: all there are."""
-        before = self._library.MKL_Set_Num_Threads_Local(count or self._most_threads)
+        most = self._most_threads
+        before = self._library.MKL_Set_Num_Threads_Local(min(count or most, most))
         try:
             yield
         finally:
             self._library.MKL_Set_Num_Threads_Local(before)
+
+    def _be_alone(self) -> None:
+        """Take no other threads: those that were there before a fork would be waited for."""
+        self._most_threads = 1
 
     def _arguments(self, A: Array, B: Array, out: Array) -> tuple[tuple[Any, ...], ...]:
         """Return cblas_gemm's arguments before alpha, between it and beta, and after beta."""
