@@ -21,10 +21,10 @@ from backprop_gpu.training.paths.graphs import MOST, why_not_captured
 PathName = Literal["auto", "steps", "fused", "compiled", "one launch"]
 
 # Compiling takes about a second, once for each kind of training on a machine. It is not worth it
-# where NumPy is done in so many: measured on two cores of a server, and the same everywhere, for
-# the path decides the last bits of what comes out.
-WORTH_COMPILING = 2.0
-SECONDS_PER_STEP, SECONDS_PER_FLOP = 2e-5, 2e-11
+# where NumPy is done in so many: as measured on two cores of a server, and the same everywhere, for
+# the path decides the last bits of what comes out. Each slot of the optimizer's state adds calls.
+WORTH_COMPILING = 1.0
+SECONDS_PER_STEP, SECONDS_PER_SLOT, SECONDS_PER_FLOP = 2e-5, 1e-5, 2e-11
 
 # Compiling what is elementwise takes 0.2 s an entry, once on a machine. It saves a step so much for
 # every output of every layer, and for every parameter and slot of the optimizer's state. (Two cores
@@ -135,7 +135,8 @@ def plan(
     if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
         why = f"{'MKL' if mkl else 'BLAS'} is faster than the compiled loop on products as large"
         return Plan(by_steps, why, net.threads)
-    if steps * (SECONDS_PER_STEP + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
+    calls = SECONDS_PER_STEP + SECONDS_PER_SLOT * optimizer.slots
+    if steps * (calls + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
         why = f"{steps:,} steps are too few to be worth compiling a loop for"
         return Plan("steps", why, net.threads)
     why = "small products, many steps: calls would take the time"
