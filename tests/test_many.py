@@ -110,7 +110,7 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
 
     monkeypatch.setattr("backprop_gpu.training.train.CompiledSteps", refuse)
     monkeypatch.setattr("backprop_gpu.training.planning.WORTH_COMPILING", 0)
-    monkeypatch.setattr("backprop_gpu.training.planning._obstacle", lambda *args: None)
+    monkeypatch.setattr("backprop_gpu.training.planning._why_not_compiled", lambda *args: None)
     nets, alone = networks(2), networks(2)
     with pytest.warns(UserWarning, match="NumPy runs the steps instead"):
         histories = bp.train_many(nets, *data(), epochs=3, batch_size=4)

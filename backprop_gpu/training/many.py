@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,105 @@ def train_many(
     >>> len(histories)
     20
     """
+    nets = _checked_nets(nets)
+    if not isinstance(optimizers, Sequence) or isinstance(optimizers, str):
+        optimizers = [SGD() if optimizers is None else optimizers] * len(nets)
+    seeds = range(len(nets)) if seeds is None else seeds
+    epochs = check_count("epochs", epochs, least=0)
+    workers = cores() if threads is None else check_count("threads", threads)
+    jobs = _checked_jobs(nets, x, y, loss, optimizers, seeds, rows)
+    if not jobs:
+        return []
+    indices = None if rows is None else [job.rows for job in jobs if job.rows is not None]
+    together = alike(nets, optimizers, indices)
+    # One compilation serves them all; and those that are alike have one plan.
+    networks, all_epochs = (len(nets) if together else 1), epochs * len(nets)
+    plans = [
+        job.plan(all_epochs, batch_size, path, networks) for job in (jobs[:1] if together else jobs)
+    ]
+    plans *= len(jobs) // len(plans)
+    histories: list[History | None] = [None] * len(jobs)
+    if together and plans[0].path == "one launch":
+        histories = train_together(
+            nets,
+            jobs[0].x,
+            jobs[0].y,
+            loss=jobs[0].loss,
+            optimizers=optimizers,
+            seeds=seeds if shuffle else None,
+            rows=indices,
+            epochs=epochs,
+            batch_size=batch_size,
+        )
+    stopped = Event()
+
+    def train_one(i: int, look: Callable[[Run], None] | bool = False) -> History:
+        own, insists = plans[i].path, path == plans[i].path
+        options = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle, "progress": look}
+        return jobs[i].train(own, insists, **options)
+
+    def look(run: Run) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+
+    compiled = [i for i, chosen in enumerate(plans) if chosen.path == "compiled"]
+    shared_by = max(chosen.threads or 1 for chosen in plans)
+    with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
+        trained = pool.map(lambda i: train_one(i, look), compiled)
+        try:
+            for i, history in zip(compiled, trained, strict=True):
+                histories[i] = history
+        finally:  # Ctrl-C comes to this thread alone
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+    return [history or train_one(i) for i, history in enumerate(histories)]
+
+
+class _StoppedError(Exception):
+    """Another network's training was interrupted, or failed."""
+
+
+class _Job(NamedTuple):
+    """The training of one network; `rows` are those that it is trained on, if not all."""
+
+    net: MLP
+    x: Array
+    y: Array
+    rows: NDArray[np.int64] | None
+    loss: Loss
+    optimizer: Optimizer
+    seed: int
+
+    def plan(self, epochs: int, batch_size: int | None, path: PathName, networks: int) -> Plan:
+        return plan(
+            self.net,
+            samples=len(self.x if self.rows is None else self.rows),
+            loss=self.loss,
+            optimizer=self.optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            path=path,
+            networks=networks,
+        )
+
+    def train(self, path: PathName, insists: bool, **options: Any) -> History:
+        """Train on a path; by NumPy, if nothing can be compiled and nobody insists."""
+        net, x, y = self.net, self.x, self.y
+        if self.rows is not None:
+            with net.backend.computing():
+                index = net.backend.asarray(self.rows, self.rows.dtype)
+                x, y = x[index], y[index]
+        options |= {"loss": self.loss, "optimizer": self.optimizer, "seed": self.seed}
+        try:
+            with or_numpy(insists=insists, stacklevel=4):
+                return train(net, x, y, path=path, **options)
+            return train(net, x, y, path="steps", **options)
+        except TrainingDiverged as error:
+            error.history.stopped_by = "divergence"
+            return error.history
+
+
+def _checked_nets(nets: Sequence[MLP]) -> list[MLP]:
     if isinstance(nets, MLP) or not isinstance(nets, Iterable):
         raise DtypeError(f"nets is {brief(nets)}; expected a list of MLPs")
     nets = list(nets)
@@ -95,17 +194,23 @@ def train_many(
             raise DtypeError(f"nets[{i}] is {brief(net)}; expected an MLP")
     if len({id(net) for net in nets}) < len(nets):
         raise DomainError("nets holds one network twice; give each a network of its own")
-    if not isinstance(optimizers, Sequence) or isinstance(optimizers, str):
-        optimizers = [SGD() if optimizers is None else optimizers] * len(nets)
-    seeds = range(len(nets)) if seeds is None else seeds
+    return nets
+
+
+def _checked_jobs(
+    nets: Sequence[MLP],
+    x: Any,
+    y: Any,
+    loss: str | Loss,
+    optimizers: Sequence[Optimizer],
+    seeds: Sequence[int],
+    rows: Sequence[Any] | None,
+) -> list[_Job]:
     _check_length("optimizers", optimizers, nets)
     _check_length("seeds", seeds, nets)
     if rows is not None:
         _check_length("rows", rows, nets)
-    epochs = check_count("epochs", epochs, least=0)
-    workers = cores() if threads is None else check_count("threads", threads)
-    jobs: list[dict[str, Any]] = []
-    shared_by = 1
+    jobs = []
     data: dict[Hashable, tuple[Array, Array]] = {}  # networks of one kind share them
     for i, (net, optimizer, seed) in enumerate(zip(nets, optimizers, seeds, strict=True)):
         check_count(f"seeds[{i}]", seed, least=0)
@@ -115,81 +220,10 @@ def train_many(
         if kind not in data:
             data[kind] = net.check_data(x, y, entry)
             net.backend.synchronize()  # the others may compute on other streams
-        x_checked, y_checked = data[kind]
-        index = None
-        if rows is not None:
-            index = _checked_rows(f"rows[{i}]", rows[i], len(x_checked))
-        jobs.append(
-            {
-                **{"net": net, "x": x_checked, "y": y_checked, "index": index, "loss": entry},
-                **{"optimizer": optimizer, "seed": seed, "epochs": epochs},
-                **{"batch_size": batch_size, "shuffle": shuffle},
-            }
-        )
-    histories: list[History | None] = [None] * len(nets)
-    indices = None if rows is None else [job["index"] for job in jobs]
-    together = bool(nets) and alike(nets, optimizers, indices)
-    chosen: Plan | None = None
-    for job in jobs:
-        if chosen is None or not together:  # those that are alike have one plan
-            chosen = plan(
-                job["net"],
-                samples=len(job["x"] if job["index"] is None else job["index"]),
-                loss=job["loss"],
-                optimizer=job["optimizer"],
-                epochs=epochs * len(nets),  # one compilation serves them all
-                batch_size=batch_size,
-                path=path,
-                networks=len(nets) if together else 1,
-            )
-        job["path"] = chosen.path
-        shared_by = max(shared_by, chosen.threads or 1)
-    if together and {job["path"] for job in jobs} == {"one launch"}:
-        histories = train_together(
-            nets,
-            x_checked,
-            y_checked,
-            loss=entry,
-            optimizers=optimizers,
-            seeds=seeds if shuffle else None,
-            rows=indices,
-            epochs=epochs,
-            batch_size=batch_size,
-        )
-    compiled = [i for i, job in enumerate(jobs) if job["path"] == "compiled"]
-    stopped = Event()
-    with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
-        trained = pool.map(lambda i: _train_one(jobs[i], path, stopped), compiled)
-        try:
-            for i, history in zip(compiled, trained, strict=True):
-                histories[i] = history
-        finally:  # Ctrl-C comes to this thread alone
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-    return [history or _train_one(jobs[i], path) for i, history in enumerate(histories)]
-
-
-class _StoppedError(Exception):
-    """Another network's training was interrupted, or failed."""
-
-
-def _train_one(job: dict[str, Any], asked: PathName, stopped: Event | None = None) -> History:
-    def look(run: Run) -> None:
-        if stopped is not None and stopped.is_set():
-            raise _StoppedError
-
-    net, x, y, index = (job.pop(name) for name in ("net", "x", "y", "index"))
-    if index is not None:
-        with net.backend.computing():
-            index = net.backend.asarray(index, index.dtype)
-            x, y = x[index], y[index]
-    try:
-        with or_numpy(insists=asked == job["path"], stacklevel=3):
-            return train(net, x, y, progress=look, **job)
-        return train(net, x, y, progress=look, **job | {"path": "steps"})
-    except TrainingDiverged as error:
-        error.history.stopped_by = "divergence"
-        return error.history
+        samples = len(data[kind][0])
+        index = None if rows is None else _checked_rows(f"rows[{i}]", rows[i], samples)
+        jobs.append(_Job(net, *data[kind], index, entry, optimizer, seed))
+    return jobs
 
 
 def _check_length(name: str, given: Any, nets: Sequence[MLP]) -> None:

@@ -15,14 +15,14 @@ SINGLE = re.compile(r"<mrow>(<m[ino]>[^<]*</m[ino]>)</mrow>")  # a row of one th
 ELLIPSIS = "\N{VERTICAL ELLIPSIS}"
 
 
-def math(latex: str | Row, display: bool = False) -> str:
+def mathml(latex: str | Row, display: bool = False) -> str:
     """Return a formula as MathML."""
     return SINGLE.sub(r"\1", to_mathml(latex, display=display).replace(NAMESPACE, "", 1))
 
 
 def formulas(equations: Sequence[str]) -> str:
     """Return equations, each on a line of its own."""
-    lines = "".join(f"<p>{math(equation, display=True)}</p>" for equation in equations)
+    lines = "".join(f"<p>{mathml(equation, display=True)}</p>" for equation in equations)
     return f'<div class="formulas" role="group" aria-label="Formula">{lines}</div>'
 
 
@@ -38,7 +38,7 @@ def column_table(
 
     `columns` holds, of each, its heading (LaTeX), its numbers, and the name of the quantity.
     """
-    head = "".join(f'<th scope="col">{math(latex)}</th>' for latex, _, _ in columns)
+    head = "".join(f'<th scope="col">{mathml(latex)}</th>' for latex, _, _ in columns)
     rows = []
     for i, j in enumerate(shown):
         if len(shown) < nodes and j == shown[-1]:
@@ -74,9 +74,9 @@ def matrix_table(
             written_cells.insert(-1, dots)
         return "".join(written_cells)
 
-    heads = cells('th scope="col"', [f"{math('k')} = {k}" if k == 0 else str(k) for k in columns])
-    corner = f'<th scope="col">{math("j")}</th>'
-    head = f'{corner}{heads}<th scope="col" class="bias">{math(caption)}</th>'
+    heads = cells('th scope="col"', [f"{mathml('k')} = {k}" if k == 0 else str(k) for k in columns])
+    corner = f'<th scope="col">{mathml("j")}</th>'
+    head = f'{corner}{heads}<th scope="col" class="bias">{mathml(caption)}</th>'
     body = []
     span = len(columns) + 2 + short_column
     for r, j in enumerate(rows):

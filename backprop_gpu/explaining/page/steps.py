@@ -12,7 +12,7 @@ from backprop_gpu.explaining.layout import Values
 from backprop_gpu.explaining.page.parts import (
     column_table,
     formulas,
-    math,
+    mathml,
     matrix_table,
     number,
     text,
@@ -118,7 +118,7 @@ def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
         yield PageStep(FORWARD, title, words, body, f"activation-{l}", f"a{l}", asdict(view))
 
     equation = ["C"] if run.loss.latex == GENERAL_VALUE else ["C", run.loss.latex]
-    outcome = f'<p class="outcome" data-quantity="C">{math("C =")} {number(run.C, 10)}</p>'
+    outcome = f'<p class="outcome" data-quantity="C">{mathml("C =")} {number(run.C, 10)}</p>'
     body = outcome + _table(run, run.L, [("a_j", "a"), ("y_j", "y")])
     if len(equation) > 1:
         body = formulas([" = ".join(equation)]) + body
@@ -212,7 +212,7 @@ def _numbers(run: PageRun, jump: Jump) -> str:
 
 def _table(run: PageRun, l: int, columns: list[tuple[str, str]], letter: str = "") -> str:
     numbers = [(latex, _values(run, quantity, l), quantity) for latex, quantity in columns]
-    label = math(letter or ("j" if l else "k"))
+    label = mathml(letter or ("j" if l else "k"))
     return column_table(label, run.shown[l], run.net.layer_sizes[l], numbers)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math as maths
+import math
 from typing import Any
 
 import numpy as np
 
 from backprop_gpu.explaining.chain import Chain
 from backprop_gpu.explaining.outline import parameter_words, with_numbers
-from backprop_gpu.explaining.page.parts import math
+from backprop_gpu.explaining.page.parts import mathml
 from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.explaining.terms import Term
 
@@ -76,11 +76,11 @@ class Terms:
             "value": finite(value),
             "factors": [self._term(factor) for factor in factors],
         }
-        if not maths.isnan(parameter):
+        if not math.isnan(parameter):
             self.items[key]["parameter"] = finite(parameter)
 
     def _formula(self, latex: str) -> int:
-        return self.formulas.place(math(latex))
+        return self.formulas.place(mathml(latex))
 
     def _term(self, term: Term) -> int:
         entry: dict[str, Any] = {
@@ -94,7 +94,7 @@ class Terms:
         else:
             entry["equals"] = [self._formula(side) for side in term.equation[1:]]
             if (filled := with_numbers(term, 0)) is not None:
-                entry["equals"].append(self.formulas.place(math(filled)))
+                entry["equals"].append(self.formulas.place(mathml(filled)))
         return self.terms.place(entry)
 
     def _sum(self, term: Term) -> dict[str, Any]:
@@ -116,4 +116,4 @@ class Terms:
 
 def finite(value: float) -> float | str:
     """Return a number as JSON has it: infinity and NaN as text."""
-    return value if maths.isfinite(value) else repr(value)
+    return value if math.isfinite(value) else repr(value)
