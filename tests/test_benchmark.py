@@ -207,6 +207,24 @@ def test_json_holds_the_rows(tmp_path):
     assert first["gemm_fraction"] == 0.5
 
 
+def test_every_measurement_is_told_as_it_starts(monkeypatch):
+    told = []
+
+    class Quick(Case):
+        def measure(self, part, seconds):
+            told.append("started")
+            return replace(ROWS[0], part=part)
+
+    small = {name: replace(network, layer_sizes=(2, 2)) for name, network in NETWORKS.items()}
+    monkeypatch.setattr(speed, "NETWORKS", small)
+    monkeypatch.setattr(speed, "Case", Quick)
+    run_benchmark(None, [1], ("cpu",), say=told.append)
+    usual = [name for name in NETWORKS if name != "large"]
+    lines = [f"timing {name}, batch 1, {part}, on cpu" for name in usual for part in PARTS]
+    assert told[::2] == lines
+    assert set(told[1::2]) == {"started"}
+
+
 def test_run_benchmark(tmp_path):
     path = tmp_path / "times.json"
     text = run_benchmark(["textbook", "small"], None, ("cpu", "cuda"), 0.01, path)

@@ -77,6 +77,7 @@ NETWORKS = {
         Network("large", (2048, 4096, 4096, 2048), 4096),
     )
 }
+USUAL = [name for name in NETWORKS if name != "large"]  # which takes longer than all the others
 
 
 def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
@@ -191,13 +192,14 @@ def run_benchmark(
     devices: Sequence[str] = ("cpu", "cuda"),
     seconds: float = 1.0,
     output: Path | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> str:
     """Measure forward and backward passes and training steps; return a table.
 
     Parameters
     ----------
     networks : sequence of str, optional
-        Names from NETWORKS. Default: all.
+        Names from NETWORKS. Default: USUAL.
     batches : sequence of int, optional
         Batch sizes. Default: each network's own.
     devices : sequence of str
@@ -206,6 +208,8 @@ def run_benchmark(
         About how long to time each pass, and again what it is compared with.
     output : Path, optional
         A JSON file to write.
+    say : callable
+        Is told of every measurement as it starts.
     """
     check_positive("seconds", seconds)
     for batch in batches or ():
@@ -215,16 +219,21 @@ def run_benchmark(
             raise UnknownNameError("network", name, NETWORKS)
     absent = {device for device in devices if is_absent(device)}
     about, rows = machine(), []
-    for name in networks or NETWORKS:
-        network = NETWORKS[name]
-        for batch in batches or [network.batch]:
-            for device in devices:
-                case = None if device in absent else Case(network, batch, device, {})
-                for part in PARTS:
-                    if case is None:
-                        rows.append(Row(name, batch, part, device, network.flops(part, batch)))
-                    else:
-                        rows.append(case.measure(part, seconds))
+    wanted = [
+        (NETWORKS[name], batch, device)
+        for name in networks or USUAL
+        for batch in batches or [NETWORKS[name].batch]
+        for device in devices
+    ]
+    for network, batch, device in wanted:
+        case = None
+        for part in PARTS:
+            row = Row(network.name, batch, part, device, network.flops(part, batch))
+            if device not in absent:
+                say(f"timing {network.name}, batch {batch:,}, {part}, on {device}")
+                case = case or Case(network, batch, device, {})
+                row = case.measure(part, seconds)
+            rows.append(row)
     found = to_json(about, rows)
     if output is not None:
         write_atomically(output, found.encode())

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.errors import FileFormatError, MissingExtraError, first_line
+from backprop_gpu.errors import FileFormatError, MissingExtraError, brief, first_line
 
 NAMELESS = ("", "__index_level_0__")
 """What pandas calls an index that has no name, in .csv and in .parquet."""
 
+MOST = 6  # names in a message
+
 LEAVE_OUT = "leave the column out (--ignore NAME)"
+OTHER_ROWS = "give rows without it"
 
 
 def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
@@ -37,6 +40,12 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     except Exception as error:  # of Arrow, of the system, of Unicode
         reason = first_line(error)
         raise FileFormatError(f"{path} can't be read as a {kind} table: {reason}") from error
+    words = " ".join(names).split()  # spaces are what numpy.savetxt writes between numbers
+    if kind == ".csv" and words and all(map(_is_float, words)):
+        raise FileFormatError(
+            f"{path}: line 1, {brief(','.join(names))}, is all numbers, where the columns' names "
+            "should be; write a header line above it, or save arrays as .npy or .npz"
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileFormatError(f"{path} has more than one column {quoted(twice)}; rename them")
@@ -70,7 +79,7 @@ def other_columns(path: Path, table: Any, left_out: Iterable[str]) -> list[str]:
     return names
 
 
-def numbers(path: Path, table: Any, names: Sequence[str], remedy: str = LEAVE_OUT) -> NDArray[Any]:
+def numbers(path: Path, table: Any, names: Sequence[str], remedy: str) -> NDArray[Any]:
     """Return columns as a matrix; raise, naming those that hold anything but finite numbers.
 
     `remedy` says what to do about text.
@@ -155,11 +164,17 @@ def _is_whole_number(text: str) -> bool:
 def _first_word(column: Any) -> str:
     """Return the first thing in a column that is no number, and where it is."""
     for row, value in enumerate(column.to_pylist(), start=1):
-        try:
-            float(value)
-        except (TypeError, ValueError):
+        if not _is_float(value):
             return "empty" if value is None else f"{str(value)[:30]!r} in row {row}"
     return str(column.type)
+
+
+def _is_float(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _to_numpy(column: Any) -> NDArray[Any]:
@@ -175,10 +190,10 @@ def quoted(names: Iterable[str]) -> str:
     return some([repr(name) for name in names])
 
 
-def some(items: Sequence[str], most: int = 6) -> str:
+def some(items: Sequence[str]) -> str:
     """Return items in a row, the first few if they are many."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    more = f" and {len(items) - MOST} more" if len(items) > MOST else ""
+    return ", ".join(items[:MOST]) + more
 
 
 def pyarrow() -> Any:

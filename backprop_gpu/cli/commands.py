@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -70,9 +72,18 @@ def commands() -> None:
 @click.option("--classify", is_flag=True, help="Targets are labels, of any type, not numbers.")
 @click.option("--standardize", is_flag=True, help="Scale numbers to mean 0, deviation 1.")
 @click.option(
-    "--layers", callback=layer_sizes, default="64", show_default=True, help="Hidden layers."
+    "--layers",
+    "hidden",
+    callback=layer_sizes,
+    default="64",
+    show_default=True,
+    help="Hidden layers.",
 )
-@click.option("--activations", help="One for hidden layers, or one for each; see above.")
+@click.option(
+    "--activations",
+    callback=lambda ctx, param, value: () if value is None else workflow.activations_of(value),
+    help="One for hidden layers, or one for each; see above.",
+)
 @click.option("--loss", help="mse, sse, bce, cce.  [default: mse; cce with --classify]")
 @click.option(
     "--optimizer",
@@ -85,28 +96,32 @@ def commands() -> None:
 @click.option("--nesterov", is_flag=True, default=None, help="For sgd with momentum.")
 @click.option("--weight-decay", type=float, help="[default: 0; 0.01 for adamw]")
 @click.option("--clip-norm", type=float, help="Limit the gradient's norm.")
-@click.option("--epochs", type=click.IntRange(1), default=workflow.Plan.epochs, show_default=True)
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=workflow.Plan.batch_size, show_default=True
+    "--epochs", type=click.IntRange(1), default=workflow.Settings.epochs, show_default=True
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=workflow.Settings.batch_size, show_default=True
 )
 @click.option(
     "--validation",
     type=click.FloatRange(0, 1, max_open=True),
-    default=workflow.Plan.validation,
+    default=workflow.Settings.validation,
     show_default=True,
     help="Share of the samples that is held out.",
 )
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a new best: then stop.")
 @device_option
-@click.option("--dtype", type=click.Choice(DTYPES), default=workflow.Plan.dtype, show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default=workflow.Settings.dtype, show_default=True
+)
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
-    default=workflow.Plan.precision,
+    default=workflow.Settings.precision,
     show_default=True,
     help="How a GPU multiplies float32.",
 )
-@click.option("--seed", type=click.IntRange(0), default=workflow.Plan.seed, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=workflow.Settings.seed, show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only, no progress, no table.")
 def train(
     data: tuple[Path, ...],
@@ -120,8 +135,8 @@ def train(
 ) -> None:
     """Train a network on DATA and save it.
 
-    DATA is one .npz that holds arrays x and y, a pair x.npy y.npy, or a .csv or .parquet, of which
-    --target names what to predict and all other columns are inputs.
+    DATA is one .npz that holds arrays x and y, a pair x.npy y.npy, or a .csv with a header line or
+    a .parquet, of which --target names what to predict and all other columns are inputs.
 
     Activations are leaky_relu (with a slope: leaky_relu:0.1), relu, sigmoid, tanh, gelu, silu,
     softplus, exp, softmax and identity. Give one for all hidden layers, or a list with one for
@@ -134,16 +149,17 @@ def train(
     If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
     """
     tables.known_suffix(output, [".safetensors"])
-    backend, reason = choose_backend(device, precision=precision)
-    plan = _plan(backend=backend, precision=precision, **options)
+    backend, _ = choose_backend(device, precision=precision)
+    settings = _settings(backend=backend, precision=precision, **options)
     tables.check_writable(output)
-    samples = tables.read_samples(data, targets, ignored, plan.classify)
-    job = workflow.prepare(plan, samples)
+    samples = tables.read_samples(data, targets, ignored, settings.classify)
+    job = workflow.prepare(settings, samples)
     job.rehearse_saving(output)
     say = (lambda text: None) if quiet else click.echo
+    fallback = device == "auto" and backend.device == "cpu"
     held = f", {len(job.x_held):,} held out" if len(job.x_held) else ""
     rows = [
-        ("device", f"{backend.device}: {reason}"),
+        ("device", backend.device + " (no usable GPU: backprop-gpu info says why)" * fallback),
         ("data", f"{len(job.x):,} samples to train on{held}"),
         ("network", report.describe(job.net)),
     ]
@@ -151,36 +167,24 @@ def train(
         rows.append(("classes", report.named(job.preparation.classes)))
     if job.preparation.of_targets:
         rows.append(("targets", "standardized; losses are those of standardized targets"))
-    elif not plan.standardize and max(abs(job.x).max(), abs(job.y).max()) > FAR:
+    elif not settings.standardize and max(abs(job.x).max(), abs(job.y).max()) > FAR:
         rows.append(("note", f"the data have numbers beyond {FAR}; try --standardize"))
     say(aligned(rows))
     say(aligned(_run(job, output, quiet)))
 
 
-def _plan(
-    *,
-    layers: tuple[int, ...],
-    activations: str | None,
-    loss: str | None,
-    optimizer: str,
-    learning_rate: float | None,
-    momentum: float | None,
-    nesterov: bool | None,
-    weight_decay: float | None,
-    **rest: Any,
-) -> workflow.Plan:
-    return workflow.Plan(
-        hidden=layers,
-        activations=() if activations is None else workflow.activations_of(activations),
-        loss=find_loss(loss or ("cce" if rest["classify"] else "mse")),
-        optimizer=workflow.optimizer_of(
-            optimizer,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-        ),
-        **rest,
+def on_a_terminal() -> bool:
+    """Return whether errors, and progress, are shown on a terminal."""
+    return sys.stderr.isatty()
+
+
+def _settings(optimizer: str, loss: str | None, **options: Any) -> workflow.Settings:
+    theirs = {name for kind in workflow.OPTIMIZERS.values() for name in kind.__dataclass_fields__}
+    of_optimizer = {name: options.pop(name) for name in list(options) if name in theirs}
+    return workflow.Settings(
+        loss=find_loss(loss or ("cce" if options["classify"] else "mse")),
+        optimizer=workflow.optimizer_of(optimizer, **of_optimizer),
+        **options,
     )
 
 
@@ -197,9 +201,9 @@ def _run(job: workflow.Job, output: Path, quiet: bool) -> report.Rows:
     job.save(output)
     rows = report.about_training(history, len(job.x))
     if history.validation_loss:
-        loss = job.net.loss(job.x_held, job.y_held, job.plan.loss)
+        loss = job.net.loss(job.x_held, job.y_held, job.settings.loss)
         rows.insert(1, ("validation loss", f"{loss:.4g}"))
-    if history.validation_loss and job.plan.classify:
+    if history.validation_loss and job.settings.classify:
         rows.insert(2, ("accuracy", f"{job.accuracy():.2%} of {len(job.x_held):,} held out"))
     return [*rows, ("saved", str(output))]
 
@@ -225,9 +229,10 @@ def _save_and_fail(job: workflow.Job, output: Path, message: str, code: int) -> 
 def predict(net: Path, data: Path, output: Path | None, probabilities: bool, device: str) -> None:
     """Predict with the network in the file NET for DATA, and print CSV.
 
-    DATA is a .npz that holds x, or a .npy, .csv or .parquet. Columns are found by their names, in
-    any order; others, the targets among them, are left out. Inputs are standardized as in
-    training, and the predictions are what the targets were: labels, or numbers of their size.
+    DATA is a .npz that holds x, a .npy, a .csv with a header line, or a .parquet. Columns are found
+    by their names, in any order; others, the targets among them, are left out. Inputs are
+    standardized as in training, and the predictions are what the targets were: labels, or numbers
+    of their size.
     """
     if output is not None:
         suffix = tables.known_suffix(output, (".csv", ".npy", ".npz", ".parquet"))
@@ -267,13 +272,19 @@ def info(net: Path | None) -> None:
     "--network",
     "networks",
     multiple=True,
-    help="textbook, small, tabular, wide, large; repeatable.",
+    help="textbook, small, tabular, wide, large; repeatable.  [default: all but large]",
 )
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Batch size.")
 @click.option(
     "--device", "devices", multiple=True, callback=device_name, help="[default: cpu and cuda]"
 )
-@click.option("--seconds", type=click.FloatRange(0.001, 3600), default=1.0, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.001, 3600),
+    default=1.0,
+    show_default=True,
+    help="About how long to time a pass, and again its matrix products.",
+)
 @click.option("-o", "--output", type=FILE, help="A .json file to write.")
 def benchmark(
     networks: tuple[str, ...],
@@ -282,13 +293,19 @@ def benchmark(
     seconds: float,
     output: Path | None,
 ) -> None:
-    """Time training steps on this machine, beside its own matrix products."""
+    """Time passes and training steps on this machine, beside its own matrix products.
+
+    On two CPU cores it takes about a minute, and the network large two more. On a terminal it says
+    what is being timed.
+    """
     from backprop_gpu.benchmark.speed import run_benchmark
 
     if output is not None:
+        tables.known_suffix(output, [".json"])
         tables.check_writable(output)
+    say = partial(click.echo, err=True) if on_a_terminal() else lambda text: None
     table = run_benchmark(
-        networks or None, batches or None, devices or ("cpu", "cuda"), seconds, output
+        networks or None, batches or None, devices or ("cpu", "cuda"), seconds, output, say
     )
     click.echo(table)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import backprop_gpu as bp
@@ -19,7 +18,6 @@ from backprop_gpu.text_table import aligned
 TEXTBOOK_EPOCHS = 10_000
 DIGIT_EPOCHS = 60
 LEAK = 0.1
-BLUE, ORANGE = "#1f6fb2", "#d1652a"
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,11 @@ class Task:
     before: float
     after: float
     right: float | None = None
+
+    @property
+    def sizes(self) -> str:
+        """The nodes of every layer."""
+        return "-".join(map(str, self.net.layer_sizes))
 
 
 def run_demo(
@@ -80,7 +83,10 @@ def run_demo(
     tasks = [learn_textbook(backend, progress, say), learn_digits(backend, 0, progress, say)]
     say(_summary(tasks))
     for panel, task in zip(figure.subplots(1, len(tasks)), tasks, strict=True):
-        _draw_curves(panel, task)
+        task.history.plot(ax=panel)
+        result = "" if task.right is None else f": {task.right:.1%} of the test digits right"
+        title = f"{task.name}, {task.sizes}{result}"
+        panel.set_title(title, loc="left", fontsize=11, pad=26)  # above the legend
     save_figure(figure, picture)
     say(f"\nThe loss curves are in {picture}")
     return tasks
@@ -153,7 +159,7 @@ def _summary(tasks: list[Task]) -> str:
     rows = [
         [
             task.name,
-            "-".join(map(str, task.net.layer_sizes)),
+            task.sizes,
             task.net.device,
             f"{len(task.history.loss):,}",
             f"{task.history.seconds:.2f}",
@@ -164,30 +170,3 @@ def _summary(tasks: list[Task]) -> str:
         for task in tasks
     ]
     return aligned(rows, heading)
-
-
-def _draw_curves(panel: Any, task: Task) -> None:
-    history = task.history
-    curves = (("training", history.loss, BLUE), ("test", history.validation_loss, ORANGE))
-    for label, losses, colour in curves:
-        if losses:
-            epochs = np.arange(1, len(losses) + 1)
-            panel.plot(epochs, losses, color=colour, linewidth=2, label=label)
-            panel.annotate(
-                f"{losses[-1]:.2g}",
-                (epochs[-1], losses[-1]),
-                xytext=(6, 0),
-                textcoords="offset points",
-                color=colour,
-                va="center",
-            )
-    sizes = "-".join(map(str, task.net.layer_sizes))
-    result = "" if task.right is None else f": {task.right:.1%} of the test digits right"
-    panel.set_title(f"{task.name}, {sizes}{result}", loc="left", fontsize=11)
-    panel.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
-    panel.xaxis.set_major_formatter("{x:,.0f}")
-    panel.margins(x=0.02)
-    panel.grid(which="major", color="#dddddd", linewidth=0.8)
-    panel.spines[["top", "right"]].set_visible(False)
-    if history.validation_loss:
-        panel.legend(frameon=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
-from backprop_gpu.cli import columns, tables, workflow
+from backprop_gpu.cli import tables, workflow
 from backprop_gpu.cli.parts import FILE, device_option, examples
 from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
@@ -31,7 +33,7 @@ from backprop_gpu.textbook import textbook
     ),
 )
 @click.argument("net", required=False, type=FILE)
-@click.argument("data", required=False, type=FILE)
+@click.argument("data", nargs=-1, type=FILE)
 @click.option("--layer", type=int, help="l, from 1 to the last; 0, the input, with --activation.")
 @click.option("-j", "j", type=int, help="The node of the layer, from 0.")
 @click.option("-k", "k", type=int, help="The node of the layer before, from 0.")
@@ -39,17 +41,28 @@ from backprop_gpu.textbook import textbook
 @click.option("--activation", is_flag=True, help="Explain dC/da_k, k a node of the layer.")
 @click.option("--loss", help="mse, sse, bce, cce.  [default: what NET was trained with; mse]")
 @click.option(
-    "--row", "rows", multiple=True, type=int, help="The sample, from 0; repeat for a batch."
+    "--row",
+    "rows",
+    multiple=True,
+    type=int,
+    default=(0,),
+    show_default=True,
+    help="The sample, from 0; repeat for a batch.",
 )
-@click.option("--depth", help="How many sums over the next layer, or full.  [default: 1]")
+@click.option(
+    "--depth",
+    metavar="N",
+    type=lambda text: int(text) if text.isdecimal() else text,
+    help="How many sums over the next layer, or full.  [default: 1]",
+)
 @click.option("--largest", type=int, help="Summands to show.  [default: 5]")
 @click.option("--latex", is_flag=True, help="Print LaTeX.")
 @click.option("--step", is_flag=True, help="Walk through Jumping Back, all layers at once.")
-@click.option("--html", type=FILE, help="Write a page to step through in a browser.")
+@click.option("--html", type=FILE, help="A .html file to write, to step through in a browser.")
 @device_option
 def explain_command(
     net: Path | None,
-    data: Path | None,
+    data: tuple[Path, ...],
     loss: str | None,
     rows: tuple[int, ...],
     device: str,
@@ -61,117 +74,148 @@ def explain_command(
     """Show how backpropagation arrives at one number, term by term.
 
     Without NET it is the textbook network: 5-3-5-4 nodes, one sample. With NET, a file that train
-    or bp.save wrote, DATA holds the samples: a .npz with arrays x and y, or a .csv or .parquet
-    with the columns that the network was trained on. Numbers are standardized as in training.
+    or bp.save wrote, DATA is what train takes: one .npz with arrays x and y, a pair x.npy y.npy, or
+    a .csv with a header line or a .parquet, with the columns that the network was trained on. Its
+    first sample, row 0, is explained unless --row says otherwise. Numbers are standardized as in
+    training.
     """
-    _check_options(step, html is not None, latex, **what)
-    network, x, y, known_loss = _subject(net, data, rows or (0,), device)
-    loss = loss or known_loss
+    _check_options()
     if html is not None:
-        write_page(html, network, x, y, loss)
-        click.echo(f"The page is in {html}; open it in a browser.")
-        return
-    if step:
-        _walk(network, x, y, loss)
-        return
-    explanation = _explain(network, x, y, loss, **what)
-    click.echo(explanation.latex() if latex else str(explanation))
+        tables.known_suffix(html, [".html"])
+        tables.check_writable(html)
+    subject = _textbook(rows, device) if net is None else _subject(net, data, rows, device)
+    run = subject.net, subject.x, subject.y, loss or subject.loss
+    if html is not None:
+        write_page(html, *run)
+        click.echo(f"{subject.heading()}The page is in {html}; open it in a browser.")
+    elif step:
+        click.echo(subject.heading(), nl=False)
+        _walk(*run)
+    else:
+        explanation = _explain(*run, **what)
+        heading = subject.heading(_input_of(explanation))
+        if latex:
+            click.echo(f"{heading and '% '}{heading}{explanation.latex()}")
+        else:
+            click.echo(f"{heading}{explanation}")
 
 
-def _check_options(
-    step: bool,
-    html: bool,
-    latex: bool,
-    *,
-    layer: int | None,
-    j: int | None,
-    k: int | None,
-    bias: bool,
-    activation: bool,
-    depth: str | None,
-    largest: int | None,
-) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """What is explained.
+
+    Attributes
+    ----------
+    net : MLP
+    x, y : ndarray
+        The samples.
+    loss : str
+    source : str
+        Which rows of which file; empty for the textbook.
+    features : tuple of str
+        The names of the inputs, if they have any.
+    """
+
+    net: MLP
+    x: Any
+    y: Any
+    loss: str
+    source: str = ""
+    features: tuple[str, ...] = ()
+
+    def heading(self, k: int | None = None) -> str:
+        """Return a line that says which samples these are, and what input k is called."""
+        if not self.source:
+            return ""
+        named = f"; input {k} is {self.features[k]}" if k is not None and self.features else ""
+        return f"{self.source}{named}\n"
+
+
+def _check_options() -> None:
     """Raise DomainError unless the options say what to explain."""
-    given = {"--layer": layer, "-j": j, "-k": k}
-    named = [name for name, value in given.items() if value is not None]
-    if step and html:
-        raise DomainError("--step and --html are two different things; give one")
-    if step or html:
-        others = {
-            "--latex": latex,
-            "--bias": bias,
-            "--activation": activation,
-            "--depth": depth is not None,
-            "--largest": largest is not None,
-        }
-        if foreign := [*named, *(name for name, there in others.items() if there)]:
-            shows_all = "--step" if step else "--html"
-            raise DomainError(f"{shows_all} shows all layers; leave out {' and '.join(foreign)}")
-        return
-    if bias and activation:
-        raise DomainError("--bias and --activation are two different things; give one")
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    for name, other in (("--step", "--html"), ("--bias", "--activation")):
+        if name in given and other in given:
+            raise DomainError(f"{name} and {other} are two different things; give one")
+    for shows_all in ("--step", "--html"):
+        if shows_all in given:
+            fit = {shows_all, "net", "data", "--loss", "--row", "--device"}
+            if foreign := [name for name in given if name not in fit]:
+                raise DomainError(
+                    f"{shows_all} shows all layers; leave out {' and '.join(foreign)}"
+                )
+            return
     kind, needed = "a weight", ["--layer", "-j", "-k"]
-    if bias:
+    if "--bias" in given:
         kind, needed = "a bias", ["--layer", "-j"]
-    elif activation:
+    elif "--activation" in given:
         kind, needed = "an activation", ["--layer", "-k"]
-    if named != needed:
-        hint = "" if bias or activation else ", for example --layer 3 -j 1 -k 2; or give --step"
+    if [name for name in given if name in ("--layer", "-j", "-k")] != needed:
+        hint = ", for example --layer 3 -j 1 -k 2; or give --step" if len(needed) == 3 else ""
         raise DomainError(f"{kind} is named by {', '.join(needed)}{hint}")
 
 
 def _explain(
-    net: MLP,
-    x: Any,
-    y: Any,
-    loss: str,
-    *,
-    layer: int,
-    j: int,
-    k: int,
-    bias: bool,
-    activation: bool,
-    depth: str | None,
-    largest: int | None,
+    net: MLP, x: Any, y: Any, loss: str, *, bias: bool, activation: bool, **what: Any
 ) -> Explanation:
-    levels: Any = int(depth) if depth is not None and depth.isdecimal() else depth
-    options: dict[str, Any] = {"depth": levels, "largest": 5 if largest is None else largest}
-    if bias:
-        return explain_bias(net, x, y, layer, j, loss, **options)
-    if activation:
-        return explain_activation(net, x, y, layer, k, loss, **options)
-    return explain(net, x, y, layer, j, k, loss, **options)
+    function: Any = explain_bias if bias else explain_activation if activation else explain
+    given = {name: value for name, value in what.items() if value is not None}
+    explanation: Explanation = function(net, x, y, loss=loss, **given)
+    return explanation
 
 
-def _subject(
-    net: Path | None, data: Path | None, rows: tuple[int, ...], device: str
-) -> tuple[MLP, Any, Any, str]:
-    """Return the network, the samples in the given rows, and the loss."""
-    if net is None:
-        network, x, y = textbook(device=device)
-        return network, *_rows(x, y, rows, "the textbook"), "mse"
-    if data is None:
+def _input_of(explanation: Explanation) -> int | None:
+    """Return the number of the input that an explanation is about, if it is about one."""
+    layer = explanation.layer if explanation.kind == "activation" else explanation.layer - 1
+    return explanation.k if layer == 0 else None
+
+
+def _textbook(rows: tuple[int, ...], device: str) -> Subject:
+    net, x, y = textbook(device=device)
+    return Subject(net, *_rows(x, y, rows, "the textbook"), "mse")
+
+
+def _subject(net: Path, data: tuple[Path, ...], rows: tuple[int, ...], device: str) -> Subject:
+    """Return a saved network and the samples in the given rows."""
+    if not data:
         raise DomainError(f"{net} needs a sample to explain: name a data file after it")
     saved, preparation = workflow.open_network(net, device)
-    suffix = tables.known_suffix(data, (".npz", *tables.COLUMNS))
-    targets: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    if suffix in tables.COLUMNS:
-        targets = preparation.targets
-        known = {*preparation.features, *targets}
-        names = columns.read_columns(data).column_names
-        unused = tuple(name for name in names if name not in known)
-    samples = tables.read_samples([data], targets, unused, labels=bool(preparation.classes))
-    x, y = tables.read_inputs(data, preparation.features, preparation.targets), samples.y
-    x, y = _rows(x, y, rows, str(data))
+    in_columns = data[0].suffix.lower() in tables.COLUMNS
+    if in_columns and not preparation.targets:
+        raise DomainError(
+            f"{net} does not know which columns of {data[0]} are its targets; give arrays: "
+            "one .npz with x and y, or a pair x.npy y.npy"
+        )
+    samples = tables.read_samples(
+        data,
+        preparation.targets if in_columns else (),
+        labels=bool(preparation.classes),
+        features=preparation.features,
+    )
+    files = " and ".join(map(str, data))
+    x, y = _rows(samples.x, samples.y, rows, files)
+    workflow.check_columns("inputs", x, saved.net.layer_sizes[0])
     if preparation.classes:
         unknown = set(y.tolist()) - set(preparation.classes)
         if unknown:
             raise DomainError(
                 f"the label {min(map(repr, unknown))} is none of the network's classes"
             )
-    loss = str(saved.notes.get("loss", "mse"))
-    return saved.net, preparation.inputs(x), preparation.outputs(y), loss
+    else:
+        workflow.check_columns("targets", y, saved.net.layer_sizes[-1])
+    return Subject(
+        saved.net,
+        preparation.inputs(x),
+        preparation.outputs(y),
+        str(saved.notes.get("loss", "mse")),
+        f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))} of {files}",
+        preparation.features,
+    )
 
 
 def _rows(x: Any, y: Any, rows: tuple[int, ...], name: str) -> tuple[Any, Any]:

@@ -96,7 +96,7 @@ class Preparation:
 
 def classes_of(labels: NDArray[Any]) -> tuple[Label, ...]:
     """Return the different labels, sorted; raise unless they can be classes."""
-    classes = np.unique(labels)
+    classes = tuple(np.unique(labels).tolist())
     if len(classes) < 2:
         raise DomainError(f"every label is {classes[0]!r}; classes are at least two")
     if len(classes) > max(2, len(labels) // 2):
@@ -104,7 +104,7 @@ def classes_of(labels: NDArray[Any]) -> tuple[Label, ...]:
             f"{len(labels)} labels are of {len(classes)} kinds, too few of each to learn from; "
             "leave out --classify if they are numbers to predict"
         )
-    return tuple(classes.tolist())
+    return classes
 
 
 def scaling_of(x: NDArray[Any], name: str) -> Scaling:

@@ -11,6 +11,8 @@ from backprop_gpu.saving import SavedNetwork
 
 Rows = list[tuple[str, str]]
 
+MOST = 12  # names that are shown
+
 
 def about_network(saved: SavedNetwork, preparation: Preparation) -> Rows:
     """Return what is in a saved network."""
@@ -53,9 +55,9 @@ def describe(net: MLP) -> str:
     return f"{sizes}; {names}; {net.dtype}; {net.parameters.size:,} parameters"
 
 
-def named(names: Sequence[Any], most: int = 12) -> str:
+def named(names: Sequence[Any]) -> str:
     """Return how many names there are, and the first of them."""
-    shown = ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+    shown = ", ".join(map(str, names[:MOST])) + (", ..." if len(names) > MOST else "")
     return f"{len(names)}: {shown}" if names else ""
 
 

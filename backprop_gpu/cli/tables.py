@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import check_same_rows, numeric
+from backprop_gpu.arrays import check_finite, check_same_rows, numeric
 from backprop_gpu.cli import columns
 from backprop_gpu.errors import (
     DomainError,
     DtypeError,
     FileFormatError,
-    NonFiniteError,
     ShapeError,
     UnknownNameError,
     first_line,
@@ -34,6 +33,8 @@ from backprop_gpu.errors import (
 
 ARRAYS = (".npz", ".npy")
 COLUMNS = (".csv", ".parquet")
+
+MOST = 12  # columns that are suggested
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def read_samples(
     targets: Sequence[str] = (),
     ignored: Sequence[str] = (),
     labels: bool = False,
+    features: Sequence[str] = (),
 ) -> Samples:
     """Read samples and what they should give.
 
@@ -74,6 +76,8 @@ def read_samples(
         Its columns to leave out.
     labels : bool
         Whether y holds labels, of any type, rather than numbers.
+    features : sequence of str
+        The columns that make x, in their order. Default: all but those that are named above.
 
     Raises
     ------
@@ -84,7 +88,7 @@ def read_samples(
     """
     suffixes = [path.suffix.lower() for path in paths]
     if len(paths) == 1 and suffixes[0] in COLUMNS:
-        return _samples_of_columns(paths[0], targets, ignored, labels)
+        return _samples_of_columns(paths[0], targets, ignored, labels, features)
     if suffixes not in ([".npz"], [".npy", ".npy"]):
         raise DomainError(
             f"can't take data from {' and '.join(path.name for path in paths)}; expected "
@@ -119,14 +123,8 @@ def read_inputs(path: Path, features: Sequence[str], targets: Sequence[str]) -> 
     if suffix == ".npy":
         return _matrix(_read_npy(path), "x")
     table = columns.read_columns(path)
-    missing = [name for name in features if name not in table.column_names]
-    if missing:
-        raise FileFormatError(
-            f"{path} has no column {columns.quoted(missing)}, which the network was trained on; "
-            f"its columns are {columns.quoted(table.column_names)}"
-        )
-    names = features or columns.other_columns(path, table, targets)
-    return columns.numbers(path, table, names, "give rows without it")
+    names = _features(path, table, features, targets)
+    return columns.numbers(path, table, names, columns.OTHER_ROWS)
 
 
 def write_columns(suffix: str, names: Sequence[str], values: Sequence[NDArray[Any]]) -> bytes:
@@ -173,7 +171,11 @@ def check_writable(path: Path) -> None:
 
 
 def _samples_of_columns(
-    path: Path, targets: Sequence[str], ignored: Sequence[str], labels: bool
+    path: Path,
+    targets: Sequence[str],
+    ignored: Sequence[str],
+    labels: bool,
+    features: Sequence[str],
 ) -> Samples:
     table = columns.read_columns(path, text=targets if labels else ())
     if not targets:
@@ -188,18 +190,32 @@ def _samples_of_columns(
         raise DomainError(f"{len(targets)} target columns given; expected one column of labels")
     if len({*targets, *ignored}) < len(targets) + len(ignored):
         raise DomainError("a column is given twice among the targets and those to ignore")
-    features = columns.other_columns(path, table, (*targets, *ignored))
-    x = columns.numbers(path, table, features)
+    remedy = columns.OTHER_ROWS if features else columns.LEAVE_OUT
+    features = _features(path, table, features, (*targets, *ignored))
+    x = columns.numbers(path, table, features, remedy)
     if labels:
         return Samples(x, columns.labels(path, table, targets[0]), tuple(features), tuple(targets))
-    y = columns.numbers(path, table, targets, "give --classify if these are labels")
+    y = columns.numbers(path, table, targets, "train with --classify if these are labels")
     return Samples(x, y, tuple(features), tuple(targets))
 
 
-def _no_column(name: str, known: list[str], most: int = 12) -> UnknownNameError:
-    near = get_close_matches(name, known, n=most, cutoff=0.5)
-    shown = list(dict.fromkeys([*near, *known]))[:most]
-    more = f" and {len(known) - most} more" if len(known) > most else ""
+def _features(
+    path: Path, table: Any, features: Sequence[str], left_out: Sequence[str]
+) -> Sequence[str]:
+    """Return the names of the columns that make x: those known, or all that are not left out."""
+    missing = [name for name in features if name not in table.column_names]
+    if missing:
+        raise FileFormatError(
+            f"{path} has no column {columns.quoted(missing)}, which the network was trained on; "
+            f"its columns are {columns.quoted(table.column_names)}"
+        )
+    return features or columns.other_columns(path, table, left_out)
+
+
+def _no_column(name: str, known: list[str]) -> UnknownNameError:
+    near = get_close_matches(name, known, n=MOST, cutoff=0.5)
+    shown = list(dict.fromkeys([*near, *known]))[:MOST]
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
     return UnknownNameError("column", name, shown, more)
 
 
@@ -259,18 +275,13 @@ def _matrix(values: NDArray[Any], name: str) -> NDArray[Any]:
             f"{name} has shape {array.shape}; expected (samples, columns), at least one of each"
             + remedy
         )
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        raise NonFiniteError(
-            f"{name} holds {len(bad)} value(s) that are NaN or infinite, the first at index "
-            f"{tuple(map(int, bad[0]))}; remove or replace them"
-        )
+    check_finite(array, name, np)
     return array
 
 
 def _targets(y: NDArray[Any]) -> NDArray[Any]:
     if y.dtype.kind in "US":
-        raise DtypeError(f"y holds text ({y.dtype}); give --classify if these are labels")
+        raise DtypeError(f"y holds text ({y.dtype}); train with --classify if these are labels")
     return _matrix(y[:, None] if y.ndim == 1 else y, "y")
 
 

@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "adam
 
 
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """How to train, decided before any data are read.
 
     Attributes
@@ -132,7 +132,7 @@ class Job:
         Of the samples to train on, and of those held out (perhaps none).
     """
 
-    plan: Plan
+    settings: Settings
     net: MLP
     preparation: Preparation
     x: NDArray[Any]
@@ -142,19 +142,19 @@ class Job:
 
     def train(self, progress: bool) -> History:
         """Train the network."""
-        plan = self.plan
+        settings = self.settings
         return train(
             self.net,
             self.x,
             self.y,
-            loss=plan.loss,
-            optimizer=plan.optimizer,
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            seed=plan.seed,
+            loss=settings.loss,
+            optimizer=settings.optimizer,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
             validation=(self.x_held, self.y_held) if len(self.x_held) else None,
-            early_stopping=None if plan.patience is None else EarlyStopping(plan.patience),
-            clip_norm=plan.clip_norm,
+            early_stopping=None if settings.patience is None else EarlyStopping(settings.patience),
+            clip_norm=settings.clip_norm,
             progress=progress,
         )
 
@@ -165,7 +165,7 @@ class Job:
 
     def save(self, path: Path) -> None:
         """Save the network with all that `predict` needs."""
-        notes = {**self.preparation.notes(), "loss": self.plan.loss.name}
+        notes = {**self.preparation.notes(), "loss": self.settings.loss.name}
         save(self.net, path, notes=notes, arrays=self.preparation.arrays())
 
     def rehearse_saving(self, path: Path) -> None:
@@ -179,31 +179,31 @@ class Job:
             raise FileFormatError(f"{path} can't be written: {error.strerror}") from error
 
 
-def prepare(plan: Plan, samples: Samples) -> Job:
+def prepare(settings: Settings, samples: Samples) -> Job:
     """Split the samples, learn the preparation from those to train on, and build the network."""
-    kept, held = _split(len(samples.x), plan.validation, plan.seed)
-    activations = plan.all_activations()
-    any_number = plan.loss.targets == "any" and activations[-1].output_range == (-inf, inf)
+    kept, held = _split(len(samples.x), settings.validation, settings.seed)
+    activations = settings.all_activations()
+    any_number = settings.loss.targets == "any" and activations[-1].output_range == (-inf, inf)
     preparation = Preparation(
         samples.features,
         samples.targets,
-        classes_of(samples.y) if plan.classify else (),
-        scaling_of(samples.x[kept], "x") if plan.standardize else None,
+        classes_of(samples.y) if settings.classify else (),
+        scaling_of(samples.x[kept], "x") if settings.standardize else None,
         scaling_of(samples.y[kept], "y")
-        if plan.standardize and any_number and not plan.classify
+        if settings.standardize and any_number and not settings.classify
         else None,
     )
     x, y = preparation.inputs(samples.x), preparation.outputs(samples.y)
     net = MLP(
-        [x.shape[1], *plan.hidden, y.shape[1]],
+        [x.shape[1], *settings.hidden, y.shape[1]],
         activations,
-        device=plan.backend,
-        dtype=plan.dtype,
-        precision=plan.precision,
-        seed=plan.seed,
+        device=settings.backend,
+        dtype=settings.dtype,
+        precision=settings.precision,
+        seed=settings.seed,
     )
-    net.check_data(x, y, net.check_loss(plan.loss))  # while rows still have their places
-    return Job(plan, net, preparation, x[kept], y[kept], x[held], y[held])
+    net.check_data(x, y, net.check_loss(settings.loss))  # while rows still have their places
+    return Job(settings, net, preparation, x[kept], y[kept], x[held], y[held])
 
 
 def open_network(path: Path, device: str | Backend) -> tuple[SavedNetwork, Preparation]:
@@ -217,14 +217,17 @@ def open_network(path: Path, device: str | Backend) -> tuple[SavedNetwork, Prepa
 
 def predict(saved: SavedNetwork, preparation: Preparation, x: NDArray[Any]) -> NDArray[Any]:
     """Return the network's outputs for inputs as a file holds them."""
-    net = saved.net
-    if x.shape[1] != net.layer_sizes[0]:
-        raise FileFormatError(
-            f"the data have {x.shape[1]} columns of inputs; "
-            f"the network was trained on {net.layer_sizes[0]}"
-        )
-    outputs: NDArray[Any] = net(preparation.inputs(x))
+    check_columns("inputs", x, saved.net.layer_sizes[0])
+    outputs: NDArray[Any] = saved.net(preparation.inputs(x))
     return outputs
+
+
+def check_columns(kind: str, values: NDArray[Any], count: int) -> None:
+    """Raise unless there are as many columns as the network was trained on."""
+    if values.shape[1] != count:
+        raise FileFormatError(
+            f"the data have {values.shape[1]} columns of {kind}; the network was trained on {count}"
+        )
 
 
 def answer_columns(

@@ -10,7 +10,7 @@ import pytest
 
 import backprop_gpu as bp
 from backprop_gpu.cli import tables
-from backprop_gpu.cli.workflow import Plan, prepare
+from backprop_gpu.cli.workflow import Settings, prepare
 from backprop_gpu.explaining.explain import explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
 from backprop_gpu.losses import find_loss
@@ -92,17 +92,29 @@ def saved():
 
 def test_a_row_of_a_file(saved):
     net, x, y = saved
-    output = run("net.safetensors", "data.npz", "--row", 7, "--layer", 2, "-j", 0, "-k", 5).output
-    assert output == f"{explain(net, x[7:8], y[7:8], 2, 0, 5)}\n"
-    first = run("net.safetensors", "data.npz", "--layer", 2, "-j", 0, "-k", 5).output
-    assert first == f"{explain(net, x[:1], y[:1], 2, 0, 5)}\n"
+    np.save("x.npy", x)
+    np.save("y.npy", y)
+    weight = ["--layer", 2, "-j", 0, "-k", 5]
+    for files in (["data.npz"], ["x.npy", "y.npy"]):
+        source = " and ".join(files)
+        output = run("net.safetensors", *files, "--row", 7, *weight).output
+        assert output == f"row 7 of {source}\n{explain(net, x[7:8], y[7:8], 2, 0, 5)}\n"
+        first = explain(net, x[:1], y[:1], 2, 0, 5)
+        output = run("net.safetensors", *files, *weight).output
+        assert output == f"row 0 of {source}\n{first}\n"
+        output = run("net.safetensors", *files, *weight, "--latex").output
+        assert output == f"% row 0 of {source}\n{first.latex()}\n"
+    assert run("net.safetensors", "data.npz", "--step").output.startswith("row 0 of data.npz\nMLP(")
+    output = run("net.safetensors", "data.npz", "--row", 3, "--html", "out.html").output
+    assert output.startswith("row 3 of data.npz\n")
+    assert "[default: 0]" in run("--help").output
 
 
 def test_several_rows_are_a_batch(saved):
     net, x, y = saved
     rows = ["--row", 7, "--row", 2]
     output = run("net.safetensors", "data.npz", *rows, "--layer", 1, "-j", 0, "-k", 5).output
-    assert output == f"{explain(net, x[[7, 2]], y[[7, 2]], 1, 0, 5)}\n"
+    assert output == f"rows 7, 2 of data.npz\n{explain(net, x[[7, 2]], y[[7, 2]], 1, 0, 5)}\n"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npz"])
@@ -119,12 +131,18 @@ def test_a_network_that_train_wrote(suffix):
     path = Path(f"pets{suffix}")
     targets = ["kind"] if suffix == ".csv" else []
     samples = tables.read_samples([path], targets, labels=True)
-    plan = Plan(hidden=(4,), classify=True, standardize=True, loss=find_loss("cce"))
-    job = prepare(plan, samples)
+    settings = Settings(hidden=(4,), classify=True, standardize=True, loss=find_loss("cce"))
+    job = prepare(settings, samples)
     job.save(Path("pets.safetensors"))
     expected = explain(job.net, job.x[4:5], job.y[4:5], 1, 3, 1, "cce")
     options = ["--row", 4, "--layer", 1, "-j", 3, "-k", 1]
-    assert run("pets.safetensors", path, *options).output == f"{expected}\n"
+    named = "; input 1 is width" if suffix == ".csv" else ""
+    heading = f"row 4 of pets{suffix}"
+    assert run("pets.safetensors", path, *options).output == f"{heading}{named}\n{expected}\n"
+    for other in (["-k", 1, "--layer", 0, "--activation"], ["-k", 1, "--layer", 1, "--activation"]):
+        about_input = named if other[3] == 0 else ""
+        output = run("pets.safetensors", path, "--row", 4, *other).output
+        assert output.startswith(f"{heading}{about_input}\n")
 
 
 # ---- mistakes ------------------------------------------------------------------------------------
@@ -167,7 +185,12 @@ def test_files_that_are_wrong(saved):
     _, x, y = saved
     options = ["--layer", 1, "-j", 0, "-k", 0]
     fails(2, "net.safetensors needs a sample to explain", "net.safetensors", *options)
-    fails(2, r"expected .npz or .csv or .parquet", "net.safetensors", "x.npy", *options)
+    fails(2, r"from x.npy; expected .* a pair x.npy y.npy", "net.safetensors", "x.npy", *options)
+    fails(2, "out.txt ends in '.txt'; expected .html", "--html", "out.txt")
+    fails(1, "can't be written", "--html", "none/out.html")
+    Path("d.csv").write_text("a,b\n1,2\n")
+    arrays = r"does not know which columns of d.csv are its targets; give .*x.npy y.npy"
+    fails(2, arrays, "net.safetensors", "d.csv", *options)
     fails(1, "nothing.npz does not exist", "net.safetensors", "nothing.npz", *options)
     fails(1, "gone.safetensors", "gone.safetensors", "data.npz", *options)
     fails(
@@ -179,5 +202,14 @@ def test_files_that_are_wrong(saved):
         "--row",
         9,
     )
+    np.savez("text.npz", x=x, y=np.array(["a"] * 9))
+    fails(1, "y holds text .*; train with --classify", "net.safetensors", "text.npz", *options)
+    notes = {"features": list("abcdefgh"), "targets": ["y", "z"]}
+    bp.save(saved[0], "named.safetensors", notes=notes)
+    Path("words.csv").write_text("a,b,c,d,e,f,g,h,y,z\n1,2,3,u,5,6,7,8,1,0\n")
+    remedy = r"column 'd' \('u' in row 1\); .* give rows without it"
+    fails(1, remedy, "named.safetensors", "words.csv", *options)
     np.savez("narrow.npz", x=x[:, :3], y=y)
-    fails(1, r"x has shape \(1, 3\)", "net.safetensors", "narrow.npz", *options)
+    fails(1, "3 columns of inputs; .* on 8", "net.safetensors", "narrow.npz", *options)
+    np.savez("narrow.npz", x=x, y=y[:, :1])
+    fails(1, "1 columns of targets; .* on 2", "net.safetensors", "narrow.npz", *options)

@@ -37,6 +37,11 @@ def test_help_names_every_network_that_can_be_timed():
     assert f"{', '.join(NETWORKS)}; repeatable" in run("benchmark", "--help").stdout
 
 
+@pytest.mark.parametrize("name", ["train", "predict", "explain"])
+def test_help_asks_for_a_header_line(name):
+    assert ".csv with a header line" in " ".join(run(name, "--help").stdout.split())
+
+
 def test_no_command_shows_the_help():
     assert "Commands:" in CliRunner().invoke(commands, []).output
 

@@ -22,6 +22,7 @@ from backprop_gpu.backends.cupy_device import unusable
         ("train data.npz -o net", "net has no suffix"),
         ("train data.npz -o n.safetensors --epochz 3", "No such option"),
         ("train x.npy {}", "a pair x.npy y.npy"),
+        ("train same.npz --classify {}", "every label is 2; classes are at least two"),
         ("train data.npz --target y {}", "--target and --ignore are for .csv and .parquet"),
         ("train houses.csv {}", "Give --target NAME, one of: 'id', 'area'"),
         ("train houses.csv --target prize {}", "unknown column 'prize'; did you mean 'price'"),
@@ -74,6 +75,7 @@ from backprop_gpu.backends.cupy_device import unusable
 )
 def test_usage(here, args, message):
     quick = "--quiet --epochs 2 -o net.safetensors"
+    np.savez("same.npz", x=np.zeros((3, 1)), y=np.array([2, 2, 2]))
     fails(2, message, *shlex.split(args.format(quick)))
     assert not Path("net.safetensors").exists()
 
@@ -110,6 +112,23 @@ def test_data_and_files(here, args, message):
     np.savez("huge.npz", x=np.array([[1, 2], [3, 1e300], [4, 5]]), y=np.zeros(3))
     fails(1, message, *shlex.split(args.format("--quiet --epochs 2 -o net.safetensors")))
     assert not Path("net.safetensors").exists()
+
+
+@pytest.mark.parametrize("delimiter", [",", " "])
+@pytest.mark.parametrize(
+    "args",
+    [
+        "train table.csv --target 1 -o other.safetensors",
+        "predict net.safetensors table.csv",
+        "explain named.safetensors table.csv --layer 1 -j 0 -k 0",
+    ],
+)
+def test_a_first_line_of_numbers_is_no_header(here, args, delimiter):
+    run("train", "data.npz", *QUICK)
+    run("train", "iris.csv", "--target", "species", "--classify", *QUICK, "-o", "named.safetensors")
+    np.savetxt("table.csv", np.arange(12).reshape(3, 4), delimiter=delimiter, fmt="%g")
+    message = f"table.csv: line 1, '0{delimiter}1{delimiter}2{delimiter}3', is all numbers.*header"
+    fails(1, message, *args.split())
 
 
 def test_probabilities_need_classes(here):

@@ -14,7 +14,8 @@ from command_line import QUICK, SPECIES, fails, rows, run
 
 import backprop_gpu as bp
 from backprop_gpu.backends import NumpyBackend
-from backprop_gpu.cli.workflow import Plan
+from backprop_gpu.benchmark.table import PARTS
+from backprop_gpu.cli.workflow import Settings
 from backprop_gpu.saving import read
 
 TRAIN = ("train", "data.npz", "--device", "cpu", *QUICK)
@@ -245,6 +246,13 @@ def test_early_stopping(here):
     assert epochs == best + 3
 
 
+def test_why_there_is_no_gpu_is_left_to_info(here, no_gpu):
+    line = rows(run("train", "data.npz", "-o", "net.safetensors").stdout)["device"]
+    assert line == "device   cpu (no usable GPU: backprop-gpu info says why)"
+    out = run("train", "data.npz", "--device", "cpu", "-o", "net.safetensors").stdout
+    assert rows(out)["device"] == "device   cpu"
+
+
 def test_quiet(here):
     assert run("train", "data.npz", *QUICK).output == ""
 
@@ -255,7 +263,7 @@ def test_quiet(here):
 def test_benchmark(here, monkeypatch):
     fails(2, "unknown network 'smal'; did you mean 'small'", "benchmark", "--network", "smal")
     calls = []
-    fake = types.SimpleNamespace(run_benchmark=lambda *args: calls.append(args) or "a table")
+    fake = types.SimpleNamespace(run_benchmark=lambda *args: calls.append(args[:-1]) or "a table")
     monkeypatch.setitem(sys.modules, "backprop_gpu.benchmark.speed", fake)
     assert run("benchmark").stdout == "a table\n"
     run(
@@ -268,16 +276,31 @@ def test_benchmark(here, monkeypatch):
     ]
     fails(2, "'gpu'; choose auto, cpu", "benchmark", "--device", "gpu")
     fails(1, "can't be written", "benchmark", "-o", "none/times.json")
+    fails(2, "times.txt ends in '.txt'; expected .json", "benchmark", "-o", "times.txt")
     fails(2, "--batch", "benchmark", "--batch", 0)
     fails(2, "--seconds", "benchmark", "--seconds", 0)
 
 
-def test_plan_defaults_are_those_of_the_options(here, no_gpu):
+def test_benchmark_says_on_a_terminal_what_it_is_timing(monkeypatch):
+    timed = "benchmark", "--network", "textbook", "--device", "cpu", "--seconds", 0.001
+    assert run(*timed).stderr == ""
+    monkeypatch.setattr("backprop_gpu.cli.commands.on_a_terminal", lambda: True)
+    said = run(*timed).stderr.splitlines()
+    assert said == [f"timing textbook, batch 1, {part}, on cpu" for part in PARTS]
+
+
+def test_defaults_of_settings_are_those_of_the_options(here, no_gpu):
     run("train", "data.npz", "-q", "-o", "net.safetensors")
-    plan = Plan()
+    settings = Settings()
     x, y = np.load("x.npy"), np.load("y.npy")
-    net = bp.MLP([4, *plan.hidden, 1], plan.all_activations(), device="cpu", seed=plan.seed)
-    options = {"optimizer": plan.optimizer, "epochs": plan.epochs, "batch_size": plan.batch_size}
+    net = bp.MLP(
+        [4, *settings.hidden, 1], settings.all_activations(), device="cpu", seed=settings.seed
+    )
+    options = {
+        "optimizer": settings.optimizer,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+    }
     bp.train(net, x, y, **options)
     found = bp.load("net.safetensors", device="cpu").parameters
     np.testing.assert_array_equal(found, net.parameters)

@@ -205,6 +205,8 @@ def test_arrays_that_are_no_labels(write, y, error, message):
         ("a,b,y\nu,v,3\nu,5,6\n", r"column 'a' \('u' in row 1\), 'b' \('v' in row 1\)"),
         ("a,b,y\n2026-01-02,1,3\n", r"column 'a' \('2026-01-02' in row 1\)"),
         ("a,b,y\n1,2,x\n", r"column 'y' \('x' in row 1\); .*--classify"),
+        ("1,1,2\n3,4,5\n", r"d.csv: line 1, '1,1,2', is all numbers.*a header line .*\.npy"),
+        ("5.1e+00 nan\n1 2\n", "line 1, '5.1e.00 nan', is all numbers"),
         ("a,a,y\n1,2,3\n", "more than one column 'a'"),
         (",a,y\n0,2,3\n", r"without a name.*index=False.*--ignore ''"),
         ("y\n1\n", "no columns beside 'y'"),

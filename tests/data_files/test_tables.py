@@ -64,6 +64,17 @@ def test_inputs_are_found_by_name_in_any_order(write, suffix):
     np.testing.assert_array_equal(read_inputs(path, NAMES[:3], ["price"]), X)
 
 
+def test_samples_have_the_columns_that_are_known_in_their_order(write):
+    path = write("houses.csv", table(note=["a"] * 4))
+    samples = read_samples([path], ["price"], features=("on", "width"))
+    assert samples.features == ("on", "width")
+    np.testing.assert_array_equal(samples.x, X[:, [2, 0]])
+
+
+def test_numbers_can_be_among_the_names(write):
+    assert read_samples([write("d.csv", "2025,y\n1,2\n")], ["y"]).features == ("2025",)
+
+
 def test_inputs_without_names_are_all_columns_but_the_targets(write):
     path = write("houses.parquet", table())
     np.testing.assert_array_equal(read_inputs(path, (), ["price"]), X)
