@@ -1,6 +1,7 @@
 """Multilayer perceptrons by explicit, textbook backpropagation, at hardware speed."""
 
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from backprop_gpu.activations import Activation, LeakyReLU, register_activation
 from backprop_gpu.arrays import one_hot
@@ -50,6 +51,10 @@ from backprop_gpu.training.planning import Plan, plan
 from backprop_gpu.training.stopping import EarlyStopping
 from backprop_gpu.training.train import train
 from backprop_gpu.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from backprop_gpu.estimators import MLPClassifier as MLPClassifier
+    from backprop_gpu.estimators import MLPRegressor as MLPRegressor
 
 __all__ = [
     "MLP",
@@ -113,9 +118,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("MLPClassifier", "MLPRegressor"):  # scikit-learn is imported on first use
-        from backprop_gpu import estimators
+OF_SKLEARN = ["MLPClassifier", "MLPRegressor"]  # which is imported on first use
 
-        return getattr(estimators, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # else checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        if name in OF_SKLEARN:
+            from backprop_gpu import estimators
+
+            return getattr(estimators, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # Whoever lists names gets the objects next, as help() does.
+    return [*__all__, "__version__", *(OF_SKLEARN if find_spec("sklearn") else [])]

@@ -117,7 +117,7 @@ class Activation:
         values = tuple(getattr(self, f.name) for f in fields(self))
         return Activation, values
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         values = ", ".join(f"{value:g}" for value in self.parameters.values())
         return f"{self.name}({values})" if values else self.name
 
@@ -371,6 +371,9 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
     if isinstance(entry, Activation):
         check_activation(entry)
         return entry
+    given: object = entry
+    if given is LeakyReLU:
+        raise DtypeError("activation is the function LeakyReLU; call it, LeakyReLU()")
     if not isinstance(entry, str) or entry not in ACTIVATIONS:
         raise UnknownNameError("activation", entry, ACTIVATIONS)
     return ACTIVATIONS[entry](**parameters)

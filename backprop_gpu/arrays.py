@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -60,8 +61,9 @@ def to_cpu(values: Any) -> Any:
 def numeric(values: Any, name: str) -> Array:
     """Return `values` as an array of real numbers on the device where they are.
 
-    Integers, booleans and every real float (float16 too) are numbers; objects, text, complex
-    numbers, ragged lists and masked entries are refused.
+    Integers, booleans and every real float (float16 too) are numbers, and so are pandas' columns
+    of them, whose missing values become NaN; objects, text, complex numbers, ragged lists and
+    masked entries are refused.
     """
     if on_gpu(values):
         array, dtype = values, values.dtype
@@ -79,6 +81,8 @@ def numeric(values: Any, name: str) -> Array:
         try:
             only_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
             array = np.from_dlpack(values) if only_dlpack else np.asarray(values)
+            if array.dtype == object and _is_table_of_numbers(values):  # of several types
+                array = values.to_numpy(np.float64, na_value=np.nan)
         except (ValueError, TypeError, RuntimeError, BufferError) as error:
             raise DtypeError(
                 f"{name} can't be read as an array of numbers ({error}); "
@@ -86,24 +90,46 @@ def numeric(values: Any, name: str) -> Array:
             ) from error
         kind, dtype = array.dtype.kind, array.dtype
     if kind not in "biuf":
-        columns = _other_columns(values)
         raise DtypeError(
             f"{name} has dtype {dtype} (from {type(values).__name__}); expected real numbers"
-            + (f", and there is something else in {columns}" if columns else "")
-            + ("" if kind == "c" else ": convert it, for example with .astype('float32')")
+            + _to_numbers(values, array, name)
         )
     return array
 
 
-def _other_columns(values: Any) -> str:
-    """Return which columns of a DataFrame hold something other than NumPy's real numbers."""
-    kinds = getattr(values, "dtypes", {})
+def _columns(values: Any) -> list[tuple[Any, Any]]:
+    """Return the names and dtypes of a DataFrame's columns, or of a Series; else nothing."""
+    kinds: Any = getattr(values, "dtypes", None)
+    if hasattr(kinds, "items"):
+        return list(kinds.items())
+    return [] if kinds is None else [(getattr(values, "name", None), kinds)]
+
+
+def _is_number(dtype: Any) -> bool:
+    return getattr(dtype, "kind", "O") in "biuf"
+
+
+def _is_table_of_numbers(values: Any) -> bool:
+    columns = _columns(values)
+    return bool(columns) and all(_is_number(dtype) for _, dtype in columns)
+
+
+def _to_numbers(values: Any, array: Array, name: str) -> str:
+    """Return what makes numbers of values that are none, as far as that can be told."""
+    if isinstance(values, str | os.PathLike):
+        return f"; if it is a file, give what is in it, for example numpy.load({name})"
+    if isinstance(values, dict):
+        return f"; of columns, give numpy.column_stack(list({name}.values()))"
+    with suppress(Exception):  # objects raise what they like
+        if array.dtype.kind in "OSU" and np.isfinite(np.asarray(array, np.float64)).all():
+            return f": convert them, numpy.asarray({name}, 'float32')"
     others = [
-        f"{column!r} ({kind})"
-        for column, kind in (kinds.items() if hasattr(kinds, "items") else ())
-        if not isinstance(kind, np.dtype) or kind.kind not in "biuf"
+        f"{column!r} ({dtype})" for column, dtype in _columns(values) if not _is_number(dtype)
     ]
-    return ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    if not others:
+        return ""
+    named = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return f", and there is something else in {named}: drop it, or make numbers of it"
 
 
 def _remedy(shape: tuple[int, ...], name: str, columns: int, meaning: str) -> str:
@@ -213,8 +239,8 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
 
     Parameters
     ----------
-    labels : array_like of int, shape (n,)
-        From 0 to classes - 1.
+    labels : array_like of whole numbers or booleans, shape (n,)
+        From 0 to classes - 1; floats, too, as files of text are read.
     classes : int, optional
         Default: the largest label + 1.
 
@@ -224,8 +250,14 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
     """
     labels = np.asarray(to_cpu(labels))
     if labels.ndim != 1 or labels.size == 0:
-        raise ShapeError(f"labels has shape {labels.shape}; expected (samples,), at least one")
-    if labels.dtype.kind not in "iu":
+        remedy = "; write numpy.ravel(labels)" if labels.shape[1:] == (1,) else ""
+        raise ShapeError(
+            f"labels has shape {labels.shape}; expected (samples,), at least one{remedy}"
+        )
+    with np.errstate(invalid="ignore"):
+        if labels.dtype.kind == "f" and (labels % 1 == 0).all():
+            labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "biu":
         raise DtypeError(
             f"labels has dtype {labels.dtype}; expected integers from 0: numpy.unique(labels, "
             "return_inverse=True)[1] numbers labels of any kind"
@@ -236,5 +268,5 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
             f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
         )
     rows = np.zeros((len(labels), classes), np.float32)
-    rows[np.arange(len(labels)), labels] = 1
+    rows[np.arange(len(labels)), labels.astype(np.intp)] = 1
     return rows

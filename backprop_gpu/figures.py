@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,16 @@ def new_figure(what_for: str, **settings: Any) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot", what_for) from error
-    return Figure(facecolor="white", **settings)
+    figure = Figure(facecolor="white", **settings)
+    # By this a notebook shows what pyplot does not know; an attribute, so that it can be pickled.
+    figure.__dict__["_repr_png_"] = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def check_picture_path(path: str | os.PathLike[str]) -> Path:

@@ -53,7 +53,7 @@ class CheckedTerm:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What a gradient check looked at; `str` gives a table."""
+    """What a gradient check looked at; printed as a table."""
 
     terms: tuple[CheckedTerm, ...]
 
@@ -62,7 +62,7 @@ class GradientReport:
         """The largest relative error of all."""
         return max(term.largest_error for term in self.terms)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [
             (str(t.layer), t.term, str(t.checked), str(t.skipped), f"{t.largest_error:.1e}")
             for t in self.terms
@@ -94,6 +94,7 @@ def check_gradients(
     net : MLP
         On any device, in any dtype; its parameters are not changed.
     x, y : array_like
+        Some samples show what is wrong; thousands take a minute and more.
     loss : str or Loss
     weight_decay : float
         Check what SGD with this weight decay applies: the gradient of C + weight_decay/2 sum W^2.
@@ -173,43 +174,48 @@ class _Reference:
     def __init__(self, net: MLP, x: Matrix, y: Matrix, loss: Loss, weight_decay: float) -> None:
         self.layers: Sequence[Layer] = net.layers
         self.y, self.loss, self.weight_decay = y, loss, weight_decay
-        trace = net.forward(x)
-        self.a, self.z = trace.a, trace.z
+        self.a, self.z = [x], []
+        for W, b, g in self.layers:
+            self.z.append(self.a[-1] @ W.T + b)
+            self.a.append(g.function(np, self.z[-1]))
 
-    def __call__(self, layer: int, term: str, change: Matrix) -> tuple[float, list[Any]]:
-        """Return C after a change, and on which side of its kinks every z is."""
-        W_change: Any = 0.0
-        b_change: Any = 0.0
-        z: Any = None
-        l = layer
-        penalty = sum(float((W * W).sum()) for W, _, _ in self.layers)
-        if term == "dC/dW":
-            a, W_change, l = self.a[layer - 1], change, layer - 1
-            W = self.layers[layer - 1].W
-            penalty += float(((W + change) ** 2 - W * W).sum())
-        elif term == "dC/db":
-            a, b_change, l = self.a[layer - 1], change, layer - 1
-        elif term == "delta":
-            z = self.z[layer - 1] + change
-            a = self.layers[layer - 1].g.function(np, z)
+    def __call__(
+        self, layer: int, term: str, rows: Array, change: Matrix
+    ) -> tuple[float, list[Any]]:
+        """Return C after a change, and on which side of its kinks every z is.
+
+        The change is to some rows of an array: nodes in dC/dW and dC/db, else samples. Of C there
+        is only what they have a part in.
+        """
+        samples: Any = rows if term in ("delta", "dC/da") else slice(None)
+        C, z, sides = 0.0, None, []
+        if term == "dC/da":
+            a = self.a[layer][samples] + change
         else:
-            a, z = self.a[layer] + change, self.z[layer - 1] if layer else None
-        sides = [] if z is None else [_sides(z, self.layers[layer - 1])]
-        for layer_after in self.layers[l:]:
+            W, _, g = self.layers[layer - 1]
+            z = self.z[layer - 1][samples].copy()
+            if term == "dC/dW":
+                z[:, rows] += self.a[layer - 1] @ change.T
+                if self.weight_decay:
+                    C = self.weight_decay / 2 * float(((W[rows] + change) ** 2).sum())
+            elif term == "dC/db":
+                z[:, rows] += change
+            else:
+                z += change
+            a = g.function(np, z)
+            sides.append(_sides(z, self.layers[layer - 1]))
+        for layer_after in self.layers[layer:]:
             W, b, g = layer_after
-            z = a @ (W + W_change).T + (b + b_change)
+            z = a @ W.T + b
             a = g.function(np, z)
             sides.append(_sides(z, layer_after))
-            W_change = b_change = 0.0
-        g = self.layers[-1].g
-        canonical = self.loss.is_canonical_for(g) and not (
-            term == "dC/da" and layer == len(self.layers)
-        )
+        y = self.y[samples]
+        canonical = z is not None and self.loss.is_canonical_for(self.layers[-1].g)
         if canonical and self.loss.canonical_value is not None:
-            C_i = self.loss.canonical_value(np, z, self.y)
+            C_i = self.loss.canonical_value(np, z, y)
         else:
-            C_i = self.loss.value(np, a, self.y)
-        return float(C_i.mean()) + self.weight_decay / 2 * penalty, sides
+            C_i = self.loss.value(np, a, y)
+        return C + float(C_i.sum()) / len(self.y), sides
 
     def derivative(
         self, layer: int, term: str, direction: Matrix, enough: float
@@ -220,9 +226,11 @@ class _Reference:
         """
         best, uncertainty = 0.0, np.inf
         longer: tuple[float, float] | None = None
+        rows = direction.reshape(len(direction), -1).any(axis=1)
+        change = direction[rows]
         for step in STEPS:
             C, sides = zip(
-                *(self(layer, term, k * step * direction) for k in (-2, -1, 1, 2)), strict=True
+                *(self(layer, term, rows, k * step * change) for k in (-2, -1, 1, 2)), strict=True
             )
             if not np.isfinite(C).all() or not all(_same(side, sides[0]) for side in sides[1:]):
                 continue

@@ -73,6 +73,9 @@ class Loss:
     cuda_canonical_gradient: str | None = None
     cuda_canonical_rows: str | None = None
 
+    def __repr__(self) -> str:
+        return self.name
+
     def __post_init__(self) -> None:
         check_entry("loss", self.name, (self.value, self.gradient))
         if self.targets not in ("any", "unit interval", "distribution"):

@@ -32,17 +32,20 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
     ----------
     net : MLP
     path : path
-        A file there is replaced: whole, or not at all.
+        Ends in .onnx. A file there is replaced: whole, or not at all.
 
     Raises
     ------
     DomainError
-        If an activation has no `onnx`, or one that ONNX does not accept.
+        If an activation has no `onnx`, or one that ONNX does not accept, or the path ends
+        otherwise.
     FileFormatError
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
     check_network(net)
     path = checked_path(path)
+    if path.suffix.lower() != ".onnx":
+        raise DomainError(f"{path} ends in {path.suffix!r}; expected .onnx")
     try:
         import onnx
     except ImportError as error:

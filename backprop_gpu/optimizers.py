@@ -237,7 +237,10 @@ class AdamW(Adam):
 
 def check_optimizer(name: str, optimizer: object) -> None:
     """Raise if something is no optimizer."""
-    if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
+    if isinstance(optimizer, type) and hasattr(optimizer, "slots"):
+        called = f"{optimizer.__name__}()"
+        raise DomainError(f"{name} is the class {optimizer.__name__}; call it, {called}")
+    if not hasattr(optimizer, "slots"):
         raise DomainError(
             f"{name} is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
         )

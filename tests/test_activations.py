@@ -313,6 +313,10 @@ def test_a_name_is_given_once(name):
         bp.register_activation(softsign(name=name))
 
 
+def test_an_entry_is_printed_by_its_name():
+    assert f"{[LeakyReLU(0.1), find_activation('tanh')]}" == "[leaky_relu(0.1), tanh]"
+
+
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 0.1}], ids=str)
 def test_an_entry_that_only_has_the_name_of_a_built_in_one_is_pickled_as_it_is(parameters):
     """Also with parameters that the built-in one does not have."""

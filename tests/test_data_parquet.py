@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_said(path, tmp_path):
         ParquetColumns(path, "a")
     with pytest.raises(errors.DomainError, match="expected a list of names"):
         ParquetColumns(path, [])
-    with pytest.raises(errors.FileFormatError, match=r"missing\.parquet"):
+    with pytest.raises(errors.FileFormatError, match=r"missing\.parquet does not exist"):
         ParquetColumns(tmp_path / "missing.parquet", ["a"])
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(path.read_bytes()[:-100])

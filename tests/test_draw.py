@@ -49,6 +49,7 @@ def crossed(figure):
 def test_every_node_weight_and_line_is_drawn(run):
     net, *_ = run
     figure = draw(net)
+    assert figure._repr_png_().startswith(b"\x89PNG")
     assert len(circles(figure)) == 5 + 3 + 5 + 4
     assert sum(len(c.get_segments()) for c in weights(figure).values()) == 15 + 15 + 20
     assert {"loss", "sigmoid", "leaky relu(0.1)", "$a_{2}$", "$x_{4}$", "$y_{3}$"} <= {

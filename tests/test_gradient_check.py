@@ -1,6 +1,7 @@
 """A gradient check has to pass what is right, fail what is wrong, and say where it is wrong."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -52,10 +53,26 @@ def test_every_term_of_the_textbook_network_is_checked(backend):
 
 
 def test_the_report_is_a_table_of_every_term():
-    lines = str(bp.check_gradients(*bp.textbook(device="cpu"))).splitlines()
+    report = bp.check_gradients(*bp.textbook(device="cpu"))
+    lines = repr(report).splitlines()
+    assert str(report) == repr(report)
     assert lines[0].split() == ["layer", "term", "checked", "skipped", "largest", "error"]
     assert len(lines) == 2 + 13
     assert lines[5].split()[:4] == ["3", "dC/dW", "24", "0"]
+
+
+def test_a_change_to_one_sample_computes_no_other_again():
+    computed = []
+
+    def value(xp, a, y):
+        computed.append(len(a))
+        return ((a - y) ** 2).sum(axis=1)
+
+    net = network()
+    bp.check_gradients(net, *data(net, 50), replace(find_loss("sse"), value=value), directions=0)
+    changed = Counter(computed)
+    assert changed.keys() == {1, 50}
+    assert changed[1] > changed[50]
 
 
 @pytest.mark.parametrize("loss", ["mse", "sse", "bce", "cce"])

@@ -1,5 +1,6 @@
 """The curves of a training: what is drawn, on which axes, and what is written."""
 
+import pickle
 import subprocess
 import sys
 
@@ -144,6 +145,12 @@ def test_pyplot_is_left_alone():
     """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.stdout == "True False\n", run.stderr
+
+
+def test_a_notebook_shows_the_figure():
+    figure = bp.History(FALLING).plot()
+    for shown in (figure, pickle.loads(pickle.dumps(figure))):
+        assert shown._repr_png_().startswith(b"\x89PNG")
 
 
 def test_nothing_is_drawn_of_no_epochs(tmp_path):

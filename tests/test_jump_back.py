@@ -166,6 +166,12 @@ def test_text():
     assert str(jump_back(*bp.textbook(device="cpu"))[2]) == ARRIVED
 
 
+def test_repr():
+    assert repr(jump_back(*bp.textbook(device="cpu"))[3]) == (
+        "Jump(over the weights of layer 3: dC/da[2] = delta[3] W[3]; shape (1, 5))"
+    )
+
+
 def test_large_arrays_are_shown_in_part():
     net = bp.MLP([300, 200, 100], device="cpu")
     x, y = np.ones((50, 300)), np.ones((50, 100))

@@ -330,3 +330,7 @@ def test_gradients_of_outputs_that_round_to_0_or_1_are_exact(dtype, z, sign):
     assert float(grads.activations[1][0, 0]) == pytest.approx(
         expected, rel=4 * float(np.finfo(dtype).eps)
     )
+
+
+def test_a_loss_is_printed_by_its_name():
+    assert f"{[find_loss('mse'), find_loss('bce')]}" == "[mse, binary_cross_entropy]"

@@ -132,8 +132,11 @@ def test_what_is_no_network_and_what_is_no_path(tmp_path):
         export_onnx("net", tmp_path / "net.onnx")
     with pytest.raises(bp.DtypeError, match="path is 5; expected a str or a Path"):
         export_onnx(network("tanh", "float32"), 5)
+    with pytest.raises(bp.DomainError, match=r"net.pt ends in '.pt'; expected .onnx"):
+        export_onnx(network("tanh", "float32"), tmp_path / "net.pt")
+    (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(bp.FileFormatError, match="not a regular file"):
-        export_onnx(network("tanh", "float32"), tmp_path)
+        export_onnx(network("tanh", "float32"), tmp_path / "folder.onnx")
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):

@@ -168,12 +168,12 @@ def test_infinite_gradients_are_shown():
 
 def test_write_page(tmp_path):
     net, x, y = bp.textbook(device="cpu")
-    write_page(str(tmp_path / "out.html"), net, x, y)
+    write_page(net, x, y, path=str(tmp_path / "out.html"))
     assert (tmp_path / "out.html").read_text("utf-8") == page(net, x, y)
     with pytest.raises(bp.FileFormatError, match="can't be written"):
-        write_page(tmp_path / "no" / "out.html", net, x, y)
+        write_page(net, x, y, path=tmp_path / "no" / "out.html")
     with pytest.raises(bp.DtypeError, match="path is 3"):
-        write_page(3, net, x, y)
+        write_page(net, x, y, path=3)
 
 
 def test_one_sample_at_a_time():

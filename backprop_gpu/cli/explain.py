@@ -86,7 +86,7 @@ def explain_command(
     subject = _textbook(rows, device) if net is None else _subject(net, data, rows, device)
     run = subject.net, subject.x, subject.y, loss or subject.loss
     if html is not None:
-        write_page(html, *run)
+        write_page(*run, path=html)
         click.echo(f"{subject.heading()}The page is in {html}; open it in a browser.")
     elif step:
         click.echo(subject.heading(), nl=False)

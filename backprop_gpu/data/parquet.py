@@ -148,6 +148,8 @@ def _openers(source: Any) -> list[Opener]:
     if isinstance(source, str | os.PathLike):
         try:
             source = dataset.dataset(os.fspath(source), format="parquet")
+        except FileNotFoundError as error:
+            raise FileFormatError(f"{source} does not exist") from error
         except (OSError, ValueError) as error:
             raise FileFormatError(f"{source} can't be read as Parquet: {error}") from error
     if not isinstance(source, dataset.FileSystemDataset):

@@ -25,34 +25,31 @@ from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_not_n
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
 from backprop_gpu.estimators.batches import is_sparse
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
+from backprop_gpu.estimators.regressor import documented
 from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
 from backprop_gpu.losses import Loss, find_loss
 
 MULTIOUTPUT = "Multioutput target data is not supported with label binarization"
 
 
+@documented
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron that predicts classes: scikit-learn's, on the CPU or a GPU.
 
     Parameters
     ----------
-    hidden_layer_sizes, solver, alpha, ..., max_fun
-        What they are in `sklearn.neural_network.MLPClassifier`, with the same defaults. But for
-        `momentum`, which has to be below 1.
-    loss : {"log_loss"} or Loss, or a name of a core loss
-    class_weight : dict, list of dict or "balanced", optional
+    SHARED
+    loss : "log_loss", Loss, or name of a core one = "log_loss"
+    class_weight : dict, list of dict, "balanced" or None = None
         How much the samples of each class count; "balanced": all classes the same together.
-    device, dtype, activation, leak, precision, path, callbacks
-    checkpoint, checkpoint_every, resume
-        As in `MLPRegressor`.
 
     Attributes
     ----------
     classes_ : ndarray
         The classes, in the order of the columns of `predict_proba`.
-    coefs_, intercepts_, network_, ...
-        As in `MLPRegressor`.
+    coefs_, intercepts_, network_, path_, loss_, loss_curve_, n_iter_, t_, out_activation_, ...
+        As `MLPRegressor` has them.
 
     Notes
     -----

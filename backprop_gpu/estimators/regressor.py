@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from inspect import cleandoc
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,44 +20,74 @@ from backprop_gpu.estimators.losses import POISSON, SQUARED_ERROR
 from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
 from backprop_gpu.losses import Loss, find_loss
 
+T = TypeVar("T")
+
 SKLEARN_LOSSES = {entry.name: entry for entry in (SQUARED_ERROR, POISSON)}
 
 
+SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
+    activation : {"identity", "logistic", "tanh", "relu"}, Activation, core name, list = "relu"
+        Of the hidden layers; a list has one for each.
+    solver : {"adam", "sgd", "lbfgs"} = "adam"
+    alpha : float = 0.0001; L2 penalty
+    batch_size : int or "auto" = "auto"; which is 200, or all samples if there are fewer
+    learning_rate : {"constant", "invscaling", "adaptive"} = "constant"; of "sgd"
+    learning_rate_init : float = 0.001; the first learning rate
+    power_t : float = 0.5; exponent of "invscaling"
+    max_iter : int = 200; epochs, or iterations of "lbfgs", at most
+    shuffle : bool = True; the samples, in every epoch
+    random_state : int, RandomState or None = None; draws weights and orders
+    tol : float = 0.0001; what counts as an improvement
+    verbose : bool = False; print the losses
+    warm_start : bool = False; `fit` goes on from the last one
+    momentum : float = 0.9; of "sgd", below 1
+    nesterovs_momentum : bool = True; of "sgd"
+    early_stopping : bool = False; stop by the score of samples held out
+    validation_fraction : float = 0.1; how many are held out
+    beta_1 : float = 0.9; of "adam"
+    beta_2 : float = 0.999; of "adam"
+    epsilon : float = 1e-08; of "adam"
+    n_iter_no_change : int = 10; epochs without improvement, then stop
+    max_fun : int = 15000; evaluations of the loss by "lbfgs", at most
+    device : {"auto", "cpu", "cuda", "cuda:N"} = "auto"
+        Where the network lives and learns; "auto" takes a GPU if there is a usable one.
+    dtype : {"float32", "float64"} or None = None
+        What is computed in. None: as scikit-learn, float32 for float32 data (but not with
+        "lbfgs"), float64 for all others.
+    leak : float = 0.01; the slope of ``activation="leaky_relu"`` for z <= 0
+    precision : {"float32", "tf32", "bf16"} = "float32"
+        How a GPU multiplies float32 matrices; see `MLP`.
+    path : {"auto", "steps", "fused", "compiled"} = "auto"
+        How the steps of "sgd" and "adam" are run; see `train`. "auto" compiles where that would
+        gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.
+    callbacks : sequence of callable (Epoch) -> bool or None = ()
+        Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
+    checkpoint : path or None = None
+        A folder: `fit` writes where it is there (extra ``io``; not with "lbfgs", and
+        `random_state` has to be a number).
+    checkpoint_every : int = 1; epochs from one checkpoint to the next
+    resume : bool = False
+        Whether `fit` goes on from the newest checkpoint in the folder, if there is one: it ends
+        with the same model as without interruption, to the bit on the same device."""
+
+
+def documented(estimator: type[T]) -> type[T]:
+    """Put the parameters that both estimators have into a docstring."""
+    if estimator.__doc__:  # python -OO has none
+        estimator.__doc__ = cleandoc(estimator.__doc__).replace("SHARED", cleandoc(SHARED))
+    return estimator
+
+
+@documented
 @dataclass(eq=False, repr=False)
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron that predicts numbers: scikit-learn's, on the CPU or a GPU.
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"} or Loss, or a name of a core loss
+    loss : {"squared_error", "poisson"}, Loss, or name of a core one = "squared_error"
         A core loss decides the last layer's activation: the one it is canonical for, or identity.
-    hidden_layer_sizes : int or sequence of int
-    activation : {"identity", "logistic", "tanh", "relu"}, Activation, name of a core one, or list
-        Of the hidden layers; a list has one for each.
-    solver, alpha, ..., max_fun
-        What they are in `sklearn.neural_network.MLPRegressor`, with the same defaults. But for
-        `momentum`, which has to be below 1.
-    device : {"auto", "cpu", "cuda", "cuda:N"}
-        Where the network lives and learns; "auto" takes a GPU if there is a usable one.
-    dtype : {"float32", "float64"}, optional
-        What is computed in. Default: as scikit-learn, float32 for float32 data (but not with
-        "lbfgs"), float64 for all others.
-    leak : float
-        The slope of ``activation="leaky_relu"`` for z <= 0.
-    precision : {"float32", "tf32", "bf16"}
-        How a GPU multiplies float32 matrices; see `MLP`.
-    path : {"auto", "steps", "fused", "compiled"}
-        How the steps of "sgd" and "adam" are run; see `train`. "auto" compiles where that would
-        gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.
-    callbacks : sequence of callable (Epoch) -> bool or None
-        Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
-    checkpoint : path, optional
-        A folder: `fit` writes where it is there, after every `checkpoint_every` epochs (extra
-        ``io``; not with "lbfgs", and `random_state` has to be a number).
-    checkpoint_every : int
-    resume : bool
-        Whether `fit` goes on from the newest checkpoint in the folder, if there is one: it ends
-        with the same model as without interruption, to the bit on the same device.
+    SHARED
 
     Attributes
     ----------

@@ -107,6 +107,7 @@ def draw(
     Returns
     -------
     matplotlib.figure.Figure
+        A notebook shows it; pyplot does not know it.
 
     Raises
     ------

@@ -30,7 +30,7 @@ Kind = Literal["loss", "activation", "weights and biases", "weights"]
 
 @dataclass(frozen=True, eq=False)
 class Jump:
-    """One jump back; `str` says what happens.
+    """One jump back: its repr is one line, `print` shows the numbers, too.
 
     Attributes
     ----------
@@ -88,6 +88,9 @@ class Jump:
     def text(self) -> str:
         """The equations as one line of plain text."""
         return ", ".join(map(to_text, self.equations))
+
+    def __repr__(self) -> str:
+        return f"Jump({self.words}: {self.text}; shape {self.shape})"
 
     def __str__(self) -> str:
         """Return what happens: the words, the equations, and the numbers."""

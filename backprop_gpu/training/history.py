@@ -32,7 +32,7 @@ class History:
         The loss of the validation data after the epoch; empty without validation data.
     learning_rate : list of float
         At the epoch's first update.
-    stopped_by : {"epochs", "early stopping", "callback", "divergence"}
+    stopped_by : {"epochs", "early stopping", "callback", "divergence", "interrupt"}
         What ended the training.
     best_epoch : int or None
         With early stopping, the epoch of the lowest loss.
@@ -47,7 +47,9 @@ class History:
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
-    stopped_by: Literal["epochs", "early stopping", "callback", "divergence"] = "epochs"
+    stopped_by: Literal["epochs", "early stopping", "callback", "divergence", "interrupt"] = (
+        "epochs"
+    )
     best_epoch: int | None = None
     seconds: float = 0.0
     path: str = "steps"
@@ -80,7 +82,8 @@ class History:
         Returns
         -------
         matplotlib.figure.Figure
-            To change or to save. pyplot does not know it, and need not close it.
+            To change or to save; a notebook shows it. pyplot does not know it, and need not close
+            it.
 
         Raises
         ------

@@ -1,11 +1,13 @@
 """Training: backpropagation again and again, batch after batch, epoch after epoch.
 
-The data set and every buffer live on the network's device; `running` goes through the epochs.
+Arrays and every buffer live on the network's device; what lies in files is streamed there. `run`
+goes through the epochs.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -101,7 +103,7 @@ def train(
         Called after every epoch; returning True stops the training.
     progress : bool or callable (Run)
         Show a progress bar (extra ``progress``), with the loss, samples a second and the time
-        that is left; none in a pipe or a file. Or what is called some ten times a second with
+        that is left, on a terminal or in a notebook. Or what is called some ten times a second with
         how far the training is; what it raises ends the training.
     path : {"auto", "steps", "fused", "compiled", "one launch"}
         How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
@@ -126,6 +128,9 @@ def train(
     TrainingDiverged
         If NaN or infinity arises: the network then holds the last parameters that were read to
         have a finite loss, those at the beginning of an epoch.
+    KeyboardInterrupt
+        On Ctrl-C: the network holds the parameters of the steps made, with early stopping too,
+        and perhaps a part of the step under way. The exception has the epochs as `history`.
     ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
         Before anything is changed.
     FileFormatError
@@ -174,11 +179,11 @@ def train(
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History(path=chosen.path, precision=net.precision)
-    started = time.perf_counter()
     with (
         net.backend.computing(net.step_flops(batches.batch_size)),
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
+        _clocked(history, epochs),
     ):
         steps, history.path = _step_runner(
             net, batches, entry, optimizer, chosen, order_seed, limits, insists=path == chosen.path
@@ -211,7 +216,6 @@ def train(
         run.check_last_update()
         checkpoints.write_if_due(run, watch.best, last=True)
         watch.finish(history)
-    history.seconds = time.perf_counter() - started
     return history
 
 
@@ -316,6 +320,26 @@ def _check_helpers(
 
 
 @contextmanager
+def _clocked(history: History, epochs: int) -> Iterator[None]:
+    """Write down how long it takes; let an interrupt carry the history, and say what is done."""
+    started = time.perf_counter()
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        done = len(history.loss)
+        del history.learning_rate[done:]  # an epoch that has begun has one
+        history.stopped_by = "interrupt"
+        vars(interrupt)["history"] = history
+        interrupt.add_note(
+            f"{done:,} of {epochs:,} epochs are done, which this exception has as `history`; the "
+            "network holds the parameters of the steps made"
+        )
+        raise
+    finally:
+        history.seconds = time.perf_counter() - started
+
+
+@contextmanager
 def _progress_bar(
     show: bool | Callable[[Run], None], epochs: int
 ) -> Iterator[Callable[[Run], None]]:
@@ -324,10 +348,12 @@ def _progress_bar(
         yield show or (lambda run: None)
         return
     try:
-        from tqdm import tqdm
+        from tqdm import auto
     except ImportError as error:
         raise MissingExtraError("tqdm", "progress", "progress=True") from error
-    with tqdm(total=epochs, unit="epoch", disable=None) as bar:  # None: off in pipes
+    # None is off where stderr is no terminal, which it is not in a notebook.
+    disable = False if "ipykernel" in sys.modules else None
+    with auto.tqdm(total=epochs, unit="epoch", disable=disable) as bar:
 
         def advance(run: Run) -> None:
             samples = run.samples / (bar.format_dict["elapsed"] or 1)

@@ -1,6 +1,8 @@
 """Bad arrays and parameters: what was given, what to do instead, and nothing changed."""
 
-from typing import ClassVar
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,17 +73,18 @@ BAD_ARRAYS = {
         bp.NonFiniteError,
         ["infinite in float32", "(4, 1)"],
     ),
-    "objects": (lambda a: a.astype(object), bp.DtypeError, ["object", "real numbers", "astype"]),
+    "objects": (lambda a: a.astype(object), bp.DtypeError, ["object", "({a}, 'float32')"]),
     "None": (lambda a: None, bp.DtypeError, ["None", "real numbers"]),
     "None inside": (lambda a: [[None] * a.shape[1]] * 7, bp.DtypeError, ["object", "list"]),
     "ragged": (lambda a: [[1, 2], [3]], bp.DtypeError, ["rectangular"]),
-    "text": (lambda a: "1 2 3", bp.DtypeError, ["str", "real numbers"]),
-    "text inside": (lambda a: a.astype(str), bp.DtypeError, ["<U", "astype('float32')"]),
+    "text": (lambda a: "1 2 3", bp.DtypeError, ["str", "what is in it", "numpy.load({a})"]),
+    "a path": (lambda a: Path("x.npy"), bp.DtypeError, ["Path", "numpy.load({a})"]),
+    "text inside": (lambda a: a.astype(str), bp.DtypeError, ["<U", "({a}, 'float32')"]),
     "bytes": (lambda a: b"123", bp.DtypeError, ["bytes", "real numbers"]),
     "complex": (lambda a: a * 1j, bp.DtypeError, ["complex128", "real numbers"]),
     "dates": (lambda a: a.astype("datetime64[s]"), bp.DtypeError, ["datetime64", "real numbers"]),
     "records": (lambda a: np.zeros(7, "f4,f4"), bp.DtypeError, ["f4", "real numbers"]),
-    "dictionary": (lambda a: {"a": a}, bp.DtypeError, ["dict", "real numbers"]),
+    "dictionary": (lambda a: {"a": a}, bp.DtypeError, ["dict", "column_stack(list({a}.values()))"]),
     "set": (lambda a: {1.0, 2.0}, bp.DtypeError, ["set", "real numbers"]),
     "generator": (lambda a: (row for row in a), bp.DtypeError, ["generator", "real numbers"]),
     "a function": (lambda a: np.mean, bp.DtypeError, ["real numbers"]),
@@ -135,20 +138,80 @@ def test_only_what_makes_such_a_matrix_is_advised(nodes, y, advice):
 class Table:
     """What a DataFrame of pandas is to NumPy."""
 
-    dtypes: ClassVar = {
-        "area": np.dtype(float),
-        "town": np.dtype(object),
-        "rooms": np.dtype(int),
-        "price": "Float64",
-    }
+    def __init__(self, **columns):
+        self.columns = columns
+        self.dtypes = {name: dtype for name, (dtype, _) in columns.items()}
 
     def __array__(self, dtype=None, copy=None):
-        return np.array([[1.5, "Ur", 2, 3.5]], dtype=object)
+        return np.array([[value for _, value in self.columns.values()]], dtype=dtype or object)
+
+    def to_numpy(self, dtype, na_value):
+        row = [na_value if value is None else value for _, value in self.columns.values()]
+        return np.array([row], dtype)
+
+
+FLOAT64 = SimpleNamespace(kind="f")  # pandas' own
+NUMBERS = {"area": (np.dtype(float), 1.5), "rooms": (np.dtype(int), 2)}
+
+
+@pytest.mark.parametrize(
+    "column", [(FLOAT64, 0.5), (np.dtype(bool), True)], ids=["Float64", "bool"]
+)
+def test_a_table_of_numbers_of_any_type_is_taken(net, column):
+    row = np.array([[1.5, 2, column[1]]], float)
+    assert np.array_equal(net(Table(**NUMBERS, other=column)), net(row))
+
+
+def test_missing_values_of_a_table_are_not_a_number(net):
+    with refused(bp.NonFiniteError, "x holds 1 value(s) that are NaN", "index (0, 2)"):
+        net(Table(**NUMBERS, price=(FLOAT64, None)))
 
 
 def test_columns_of_a_table_that_hold_no_numbers_are_named(net):
-    with refused(bp.DtypeError, "something else in 'town' (object), 'price' (Float64): convert"):
-        net(Table())
+    town = (np.dtype(object), "Ur")
+    with refused(bp.DtypeError, "something else in 'town' (object): drop it, or make") as caught:
+        net(Table(**NUMBERS, town=town))
+    assert "asarray" not in str(caught.value)
+
+
+def test_what_is_no_number_is_not_to_be_converted(net):
+    for bad in (None, "x.npy", {"a": [1.0]}, [["Ur", "Uruk", "Eridu"]], [[None, 1.0, 2.0]]):
+        with refused(bp.DtypeError, "real numbers") as caught:
+            net(bad)
+        assert "'float32'" not in str(caught.value)
+
+
+def tables():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"a": [1.5, 2, 3], "b": [1, 2, 3], "c": ["u", "v", "u"]})
+    numbers = pd.DataFrame({"a": [1.5, 2, 3], "b": [1, 2, 3], "c": [True, False, True]})
+    yield pd.get_dummies(table).drop(columns="a")
+    yield numbers.convert_dtypes()
+    yield numbers.convert_dtypes(dtype_backend="numpy_nullable").drop(columns="c").assign(d=1.0)
+    yield numbers.astype("Float64")
+    if importlib.util.find_spec("pyarrow"):
+        yield numbers.astype("float[pyarrow]")
+        yield numbers.convert_dtypes(dtype_backend="pyarrow")
+
+
+def test_tables_of_pandas(net):
+    for table in tables():
+        assert np.array_equal(net(table), net(table.to_numpy("float64")))
+        y = table.iloc[:, 0]
+        x = np.ones((3, 2))
+        one = bp.MLP([2, 1], device="cpu")
+        assert one.loss(x, y.to_frame()) == one.loss(x, y.to_numpy("float64")[:, None])
+
+
+def test_missing_values_and_text_of_pandas(net):
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": [1.0, 2.0], "c": [True, False]})
+    with refused(bp.NonFiniteError, "1 value(s) that are NaN", "(1, 0)"):
+        net(table)
+    days = pd.to_datetime(["2026-01-01", "2026-01-02"])
+    with refused(bp.DtypeError, "something else in 'c' (", "'d' (datetime64") as caught:
+        net(table.assign(a=1, c=["Ur", "Uruk"], d=days))
+    assert "asarray" not in str(caught.value)
 
 
 @pytest.mark.parametrize("n", [1, 6, 8])

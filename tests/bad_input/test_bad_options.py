@@ -65,7 +65,6 @@ NAMES = {
             "leaky-relu": "'leaky_relu'",
             "soft max": "'softmax'",
             "linear": "'identity'",
-            bp.LeakyReLU: "'leaky_relu'",
         },
     ),
     "loss": (
@@ -101,6 +100,13 @@ NO_NAME = {"activation": "'identity'", "loss": "'mse'", "initializer": "'he_norm
 def test_unknown_name(kind, name, suggested):
     with refused(bp.UnknownNameError, f"unknown {kind} {name!r}", suggested):
         NAMES[kind][0](name)
+
+
+def test_what_has_to_be_called_first(net):
+    with refused(bp.DtypeError, "activation is the function LeakyReLU", "call it, LeakyReLU()"):
+        make(activations=["sigmoid", bp.LeakyReLU])
+    with refused(bp.DomainError, "optimizer is the class Adam", "call it, Adam()"):
+        bp.train(net, X, Y, optimizer=bp.Adam)
 
 
 @pytest.mark.parametrize("call", LOSS_CALLS)
@@ -180,7 +186,7 @@ BAD_OPTIONS = {
     "clip_norm": ("finite number above 0", NOT_ABOVE_0),
     "clip_value": ("finite number above 0", NOT_ABOVE_0),
     "clip_sample_norm": ("finite number above 0", NOT_ABOVE_0),
-    "optimizer": ("SGD(learning_rate=0.01)", ["adam", bp.SGD, 0.1, {}, {"rate": 0.1}, {"adam"}]),
+    "optimizer": ("SGD(learning_rate=0.01)", ["adam", int, 0.1, {}, {"rate": 0.1}, {"adam"}]),
     "early_stopping": ("EarlyStopping(", [5, True, "yes", bp.EarlyStopping, {"patience": 5}]),
     "callbacks": ("a list", [print, 5, [None], ["print"], [print, 5]]),
     "validation": ("(x, y)", [X, (X,), (X, Y, Y), 5, "ab", {"x": X, "y": Y}, True]),
@@ -208,7 +214,7 @@ NEED_A_NETWORK = {
     "explain_bias": lambda net: bp.explain_bias(net, X, Y, layer=1, j=0),
     "explain_activation": lambda net: bp.explain_activation(net, X, Y, layer=1, k=0),
     "jump_back": lambda net: bp.jump_back(net, X, Y),
-    "write_page": lambda net: bp.write_page("page.html", net, X, Y),
+    "write_page": lambda net: bp.write_page(net, X, Y, path="page.html"),
     "check_gradients": lambda net: bp.check_gradients(net, X, Y),
     "per_sample_gradient_norms": lambda net: bp.per_sample_gradient_norms(net, X, Y),
     "outliers": lambda net: bp.outliers(net, X, Y),

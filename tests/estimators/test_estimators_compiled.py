@@ -204,7 +204,8 @@ def test_it_is_chosen_for_the_epochs_that_a_fit_may_take_but_140_at_most(
     planned, max_iter, monkeypatch
 ):
     rows, weights = 40, 4 * 9 + 9 * 5 + 5 * 3
-    step = planning.SECONDS_PER_STEP + 6 * rows * weights * planning.SECONDS_PER_FLOP
+    step = planning.SECONDS_PER_STEP + 2 * planning.SECONDS_PER_SLOT  # of Adam
+    step += 6 * rows * weights * planning.SECONDS_PER_FLOP
     enough_for = {"callbacks": [lambda epoch: True], "max_iter": max_iter}
     for epochs, path in ((planned, "compiled"), (planned + 1, "steps")):
         monkeypatch.setattr(planning, "WORTH_COMPILING", 4 * step * (epochs - 0.5))

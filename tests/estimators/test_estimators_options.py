@@ -1,5 +1,9 @@
 """What the estimators can that scikit-learn's can not."""
 
+import ast
+import inspect
+import re
+
 import numpy as np
 import pytest
 from small_models import BOTH, LENGTH, SMALL, SPECIES, WEIGHTS, X, assert_same_model
@@ -8,6 +12,17 @@ import backprop_gpu as bp
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@BOTH
+def test_every_parameter_is_documented_with_its_default(Estimator, y):
+    section = inspect.getdoc(Estimator).split("\nAttributes\n")[0]
+    told = dict(re.findall(r"^(\w+) : .* = ([^;\n]+)", section, re.MULTILINE))
+    parameters = inspect.signature(Estimator).parameters.values()
+    assert told.keys() == {parameter.name for parameter in parameters}
+    assert {name: ast.literal_eval(text) for name, text in told.items()} == {
+        parameter.name: parameter.default for parameter in parameters
+    }
 
 
 @BOTH

@@ -173,6 +173,10 @@ def test_one_hot():
     np.testing.assert_array_equal(bp.one_hot([2, 0], 4), [[0, 0, 1, 0], [1, 0, 0, 0]])
     assert bp.one_hot([0], 1_000_000).nbytes == 4_000_000  # no matrix of classes by classes
     assert bp.one_hot(np.array([1, 3], np.uint8)).shape == (2, 4)
+    np.testing.assert_array_equal(bp.one_hot([1.0, 0.0]), [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(bp.one_hot([True, False]), [[0, 1], [1, 0]])
+    with pytest.raises(bp.ShapeError, match=r"\(2, 1\); expected .*write numpy.ravel\(labels\)"):
+        bp.one_hot([[1], [0]])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,9 @@ def test_one_hot():
     [
         ([], bp.ShapeError),
         ([[1]], bp.ShapeError),
-        ([1.0], bp.DtypeError),
+        ([0.5], bp.DtypeError),
+        ([np.nan, 1], bp.DtypeError),
+        ([np.inf, 1], bp.DtypeError),
         (["a"], bp.DtypeError),
         ([-1, 0], bp.DomainError),
         ([4], bp.DomainError),

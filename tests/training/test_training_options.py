@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -127,6 +128,35 @@ def test_an_exception_of_a_callback_gets_out_and_the_network_stays_usable(double
     assert bp.train(double, x, y).loss[0] == twin.loss(x, y)
 
 
+def test_an_interrupt_says_what_is_done(net):
+    def callback(epoch):
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        bp.train(net, *data(), epochs=10, callbacks=[callback])
+    history = caught.value.history
+    assert len(history.loss) == len(history.learning_rate) == 3
+    assert history.stopped_by == "interrupt"
+    (note,) = caught.value.__notes__
+    assert "3 of 10 epochs are done" in note
+    assert "holds the parameters of the steps made" in note
+
+
+def test_an_epoch_that_is_interrupted_is_not_in_the_history(net):
+    x, y = data()
+
+    def batches(epoch):
+        yield x, y
+        if epoch == 1:
+            raise KeyboardInterrupt
+        yield x, y
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        bp.train(net, batches, epochs=3)
+    assert len(caught.value.history.loss) == len(caught.value.history.learning_rate) == 1
+
+
 @pytest.mark.parametrize("watched", [False, True])
 def test_progress_bar(net, capsys, monkeypatch, watched):
     pytest.importorskip("tqdm")
@@ -140,6 +170,15 @@ def test_progress_bar(net, capsys, monkeypatch, watched):
     assert "loss " in err
     bp.train(net, *data(), epochs=7, callbacks=callbacks)
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_bar_in_a_notebook_whose_stderr_is_no_terminal(net, capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    bp.train(net, *data(), epochs=7, progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    bp.train(net, *data(), epochs=7, progress=True)
+    assert "7/7" in capsys.readouterr().err
 
 
 def test_progress_bar_without_tqdm(net, monkeypatch):

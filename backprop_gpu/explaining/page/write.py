@@ -66,11 +66,24 @@ def page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> str:
     )
 
 
-def write_page(path: str | Path, net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> None:
-    """Write what `page` returns to a file, whole or not at all.
+def write_page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, path: str | Path) -> None:
+    """Write a page that goes through a run step by step, forward and back, for a browser.
+
+    The page is one file, which loads nothing; large layers are shortened.
+
+    Parameters
+    ----------
+    net : MLP
+    x, y : array_like, one row each
+        The sample.
+    loss : str or Loss
+    path : str or Path
+        The file, such as page.html: written whole, or not at all.
 
     Raises
     ------
+    ShapeError
+        If x has more than one row.
     FileFormatError
         If the file can't be written.
     """
