@@ -40,7 +40,7 @@ def orders(n: int, epochs: range, seeds: NDArray[np.uint64], xp: ArrayModule) ->
 
 def as_keys(seeds: Iterable[int]) -> NDArray[np.uint64]:
     """Return seeds of any size as `orders` takes them."""
-    return np.array([seed & _MASK for seed in seeds], np.uint64)
+    return np.array([int(seed) & _MASK for seed in seeds], np.uint64)
 
 
 def _mixed(keys: Any) -> Any:

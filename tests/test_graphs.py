@@ -248,6 +248,13 @@ def test_divergence_within_a_graph_gives_back_good_parameters():
     assert np.isfinite(caught.value.history.loss).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_rate_that_is_too_large_for_the_dtype_warns_of_nothing():
+    net = bp.MLP([1, 1], ["identity"], device=StandInDevice().backend(), seed=3)
+    with pytest.raises(bp.TrainingDiverged):
+        bp.train(net, [[1.0], [2.0]], [[1.0], [0.0]], optimizer=bp.SGD(1e39), epochs=9)
+
+
 def test_memory_that_is_too_small_for_a_batch():
     device = StandInDevice()
     backend = device.backend()

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from backprop_gpu.shuffle import shuffled
+from backprop_gpu.shuffle import as_keys, shuffled
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -56,3 +56,7 @@ def test_has_no_state_and_touches_nobody_elses():
     shuffled(100, 6, 7)
     assert (shuffled(100, 5, 6) == first).all()
     assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
+
+
+def test_seeds_may_be_numpys():
+    assert as_keys(np.arange(3)).tolist() == as_keys(range(3)).tolist()

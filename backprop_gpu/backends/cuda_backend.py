@@ -128,6 +128,8 @@ class CudaBackend:
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
     def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(values, out.dtype)
         if hasattr(out, "set"):
             out.set(values)
         else:

@@ -58,7 +58,7 @@ class Backend(Protocol):
         """Bring an array to the CPU, and wait until it is computed."""
 
     def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
-        """out = values, which are on the CPU, C-contiguous, and of the dtype of `out`."""
+        """out = values, which are on the CPU; those too large for its dtype become infinite."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Allocate an array, uninitialised."""

@@ -94,11 +94,26 @@ class Learner:
         numbers[:, 1] = self.estimator.alpha / sums
         write_factors(self._optimizer, numbers)
         self.estimator._learns_now()
-        run, _ = self._steps.run(steps, numbers)
+        run = self._run(steps, numbers)
         self.progress.steps += len(steps)
 
         losses = np.full(len(steps), np.nan)
         losses[: len(run)] = run
+        return losses
+
+    def _run(self, steps: range, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Run steps up to the first whose loss is not finite; return their losses."""
+        if self._steps.reads_all:
+            return self._steps.run(steps, numbers)[0]
+        arrays = self.net.parameters, *self._steps.state
+        before = [array.copy() for array in arrays]
+        losses, _ = self._steps.run(steps, numbers)
+        if not np.isfinite(losses).all():  # nobody looked, and the steps after it were made
+            for array, kept in zip(arrays, before, strict=True):
+                array[...] = kept
+            self._steps.reads_all = True
+            losses, _ = self._steps.run(steps, numbers)
+            self._steps.reads_all = False
         return losses
 
     def pass_over(self, samples: int) -> float:

@@ -239,7 +239,7 @@ def _learn_batches(
 ) -> tuple[float, int]:
     """Make a step on every batch, all of which come in one place; return what _learn_files does."""
     rate = np.array([learner.progress.learning_rate])
-    step, samples, total = 0, 0, 0.0
+    step, samples, total = learner.progress.steps, 0, 0.0
     for x, y in batches:
         count = float(y[:, -1].sum()) if has_weights else len(x)
         if not count:

@@ -273,8 +273,8 @@ def _content(run: Run, best: BestEpoch | None) -> tuple[dict[str, Any], dict[str
     }
     arrays |= {f"history.{name}": np.array(getattr(history, name), float) for name in HISTORY}
     arrays |= {"losses": np.array(run.losses, float), "counts": np.array(run.counts, np.int64)}
-    if run.losses:  # what the epoch began with
-        arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
+    # Nobody has seen the loss of the parameters as they are now.
+    arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
     if best is not None and best.parameters is not None:
         arrays["best"] = net.backend.to_numpy(best.parameters)
     notes = {} if best is None else {"best_loss": best.loss, "best_epoch": best.epoch}
@@ -286,7 +286,7 @@ def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     net, arrays, notes = run.path.net, saved.arrays, saved.notes
     parameters = like_parameters(net, saved.net.parameters)
     slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.path.state))]
-    safe = like_parameters(net, arrays["safe"]) if "safe" in arrays else parameters
+    safe = like_parameters(net, arrays["safe"])
     best_parameters = like_parameters(net, arrays["best"]) if "best" in arrays else None
     best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
     history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}

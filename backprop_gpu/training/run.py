@@ -91,7 +91,8 @@ class Run:
             self._advance(steps, epochs)
             yield
             times_shorter = CHUNK_SECONDS / (time.perf_counter() - before)
-            if times_shorter > 1 and 2 * len(steps) > size:
+            cut_short = self.step < steps.stop  # by the end of an epoch that has no known length
+            if times_shorter > 1 and 2 * len(steps) > size and not cut_short:
                 size *= 2 ** min(MOST_DOUBLED, math.ceil(math.log2(times_shorter)))
 
     def check_last_update(self) -> None:

@@ -141,3 +141,20 @@ def test_a_network_learns_on_where_it_is():
         model = regressor(device).fit(x, y)
         model.set_params(device="cpu" if device == "cuda" else "cuda").partial_fit(x, y)
         assert model.network_.device.startswith(device)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True)
+def test_a_fit_that_diverges_ends_as_on_the_cpu(backend):
+    """Before the update of the first step whose loss is not finite, though nobody looks there."""
+    found = {}
+    for device in ("cpu", backend):
+        options = {"solver": "sgd", "learning_rate_init": 1e3, "momentum": 0.0}
+        options |= {"random_state": 0, "batch_size": 10, "hidden_layer_sizes": 5}
+        model = MLPRegressor(device=device, **options)
+        with pytest.raises(ValueError, match="non-finite"):
+            model.fit(X, LENGTH)
+        net = model.network_
+        found[net.device] = net.backend.to_numpy(net.parameters)
+    one, other = found.values()
+    assert np.isfinite(one).all()
+    np.testing.assert_allclose(other, one, rtol=1e-6)

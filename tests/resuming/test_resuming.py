@@ -340,3 +340,19 @@ def test_a_callbacks_stop_is_for_this_time_only(tmp_path):
     assert history.stopped_by == "callback"
     assert steps_in(tmp_path) == [0, 12]
     assert resumed(tmp_path, checkpoint_every=5) == uninterrupted()
+
+
+def test_a_run_that_diverges_again_keeps_the_same_parameters(tmp_path):
+    """The last parameters in a folder may be those that nobody has seen the loss of."""
+
+    def diverged(resume=False):
+        net = bp.MLP([1, 1], ["identity"], device="cpu", dtype="float64", seed=0)
+        rate = bp.SGD(lambda epochs: 0.01 if epochs < 3 else 1e200)
+        options = {"optimizer": rate, "epochs": 10, "checkpoint": tmp_path, "resume": resume}
+        with pytest.raises(bp.TrainingDiverged) as caught:
+            bp.train(net, [[1.0], [2.0]], [[1.0], [0.0]], **options)
+        return net.parameters.tolist(), caught.value.epoch
+
+    first = diverged()
+    assert max(map(abs, first[0])) < 10
+    assert diverged(resume=True) == first

@@ -6,6 +6,7 @@ from small_run import data, numbers
 
 import backprop_gpu as bp
 from backprop_gpu.arrays import numeric
+from backprop_gpu.optimizers import numbers_of
 
 
 class WithArray:
@@ -115,3 +116,17 @@ def test_data_in_place_are_not_copied(dtype):
     assert np.shares_memory(seen[-1], y)
     assert np.shares_memory(net.forward(x).a[0], x)
     assert np.shares_memory(numeric(x, "x"), x)
+
+
+def test_chunks_of_a_short_stream_do_not_grow_beyond_its_end(monkeypatch):
+    """Its length is not known before: what is prepared for steps that never come takes time."""
+    asked = []
+
+    def noted(optimizer, steps, epochs):
+        asked.append(len(steps))
+        return numbers_of(optimizer, steps, epochs)
+
+    monkeypatch.setattr("backprop_gpu.training.run.numbers_of", noted)
+    pairs = [(np.ones((4, 3)), np.ones((4, 2)))] * 3
+    bp.train(bp.MLP([3, 2], device="cpu"), pairs, epochs=40)
+    assert max(asked) <= 128  # a chunk of one step may be followed by one of 64

@@ -68,12 +68,11 @@ class StepGraphs:
 
     def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> None:
         """Run steps, and write their losses; see `Steps.run`. None of them ends the run."""
-        table = numbers.astype(self._net.dtype)
         done = 0
         while done < len(steps):
             window = steps[done : done + self._length(steps[done], len(steps) - done)]
             rows = slice(done, done + len(window))
-            self._net.backend.write(table[rows], self._numbers[: len(window)])
+            self._net.backend.write(numbers[rows], self._numbers[: len(window)])
             if self._batches.per_epoch > 1:
                 self._batches.choose(window, self._index)
             self._replay(window)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +107,10 @@ class Report:
             self._array = self._backend.empty((1 + steps,), self._array.dtype)
         self.good, self.losses = self._array[:1], self._array[1 : 1 + steps]
 
-    def read(self, steps: int) -> tuple[np.float64, NDArray[np.float64]]:
+    def read(self, steps: int) -> tuple[np.floating[Any], NDArray[np.float64]]:
         """Wait for so many steps; return what `good` says, and the losses."""
-        told = self._backend.to_numpy(self._array[: 1 + steps]).astype(np.float64)
-        return told[0], told[1:]
+        told = self._backend.to_numpy(self._array[: 1 + steps])
+        return told[0], told[1:].astype(np.float64)
 
 
 class Steps:
@@ -213,7 +213,6 @@ class Steps:
     ) -> list[int]:
         """Run steps, and write their losses; return the samples in their batches."""
         backend, reads_all, load = self.net.backend, self.reads_all, self.batches.load
-        table = numbers.astype(self.net.dtype)
         changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
         counts: list[int] = []
         for i, step in enumerate(steps):
@@ -221,7 +220,7 @@ class Steps:
             if count == 0:
                 break
             if changes[i]:
-                backend.write(table[i], self._numbers)
+                backend.write(numbers[i], self._numbers)
             space, update = self._propagate(count)
             C = space.gradients.C
             counts.append(count)
