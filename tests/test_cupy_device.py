@@ -153,7 +153,7 @@ def test_what_takes_numbers_takes_them_from_a_gpu(backend, tmp_path):
     np.testing.assert_array_equal(bp.one_hot(labels), bp.one_hot([0, 2]))
     bp.train_many([net], x, y, rows=[labels], epochs=1)
     bp.save(net.copy(device="cpu"), tmp_path / "net.safetensors", arrays={"labels": labels})
-    assert bp.checkpoint.read(tmp_path / "net.safetensors").arrays["labels"].tolist() == [0, 2]
+    assert bp.saving.read(tmp_path / "net.safetensors").arrays["labels"].tolist() == [0, 2]
 
 
 @on_gpu
