@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from host import launcher, nvrtc
 from host.backend import emulated_backend, update_numbers
+from host.mutants import MutantLauncher
 from host.needs import needs_gpp, needs_nvrtc
 from host.programs import OPTIMIZERS, Recorder, built_in_activations, programs
 
@@ -353,21 +354,6 @@ def test_divergence_on_the_device_gives_back_good_parameters():
 
 
 # Mutants: a test that passes without a barrier does not test for races.
-
-
-class MutantLauncher(launcher.HostLauncher):
-    """Removes one barrier or shuffle from every source that has it."""
-
-    def __init__(self, seed, old, new, which):
-        super().__init__(seed)
-        self.old, self.new, self.which = old, new, which
-
-    def launch(self, source, name, grid, block, args, shared=0):
-        pieces = source.split(self.old)
-        if len(pieces) > self.which + 1:
-            head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
-            source = self.old.join(head) + self.new + self.old.join(tail)
-        super().launch(source, name, grid, block, args, shared)
 
 
 def sums(backend):

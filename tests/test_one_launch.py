@@ -10,8 +10,9 @@ import pytest
 from cases import HEADS, OPTIMIZERS, TOLERANCE
 from host import nvrtc
 from host.backend import emulated_backend
+from host.mutants import MutantLauncher
 from host.needs import needs_gpp, needs_nvrtc
-from host.one_launch import Case, MutantLauncher, force
+from host.one_launch import Case, force
 
 import backprop_gpu as bp
 from backprop_gpu.losses import find_loss
@@ -356,7 +357,7 @@ def test_nothing_can_be_removed(file, old, new, which, monkeypatch):
     expected = case.by_numpy()
     wrong = 0
     for seed in range(4):
-        backend = emulated_backend(launcher=MutantLauncher(seed, old, new, which))
+        backend = emulated_backend(launcher=MutantLauncher(seed, old, new, which, "train"))
         results = zip(case.in_one_launch(backend, finite=False), expected, strict=True)
         wrong += not all(np.allclose(ours, right, rtol=1e-9) for ours, right in results)
     assert wrong, "the result is right in every order of threads without this"
@@ -367,7 +368,7 @@ def test_nothing_can_be_removed(file, old, new, which, monkeypatch):
 def test_clipping_is_of_the_numbers_of_all_threads(old, new, kernel):
     case = clipped_case(Limits(norm=0.05))
     expected = case.in_one_launch()[1]
-    mutant = emulated_backend(launcher=MutantLauncher(None, old, new, 0))
+    mutant = emulated_backend(launcher=MutantLauncher(None, old, new, 0, "train"))
     assert not np.allclose(case.in_one_launch(mutant, finite=False)[1], expected, rtol=1e-12)
 
 

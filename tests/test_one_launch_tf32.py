@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from host import launcher, nvrtc
 from host.backend import emulated_backend
+from host.mutants import MutantLauncher
 from host.needs import needs_gpp, needs_nvrtc
-from host.one_launch import Case, MutantLauncher
+from host.one_launch import Case
 
 import backprop_gpu as bp
 from backprop_gpu.losses import find_loss
@@ -152,7 +153,7 @@ def test_nothing_can_be_removed_or_swapped(old, new, which, monkeypatch):
     expected = case.in_one_launch(tf32())
     wrong = 0
     for seed in range(4):
-        mutant = MutantLauncher(seed, old, new, which)
+        mutant = MutantLauncher(seed, old, new, which, "train")
         results = case.in_one_launch(tf32(launcher=mutant), finite=False)
         wrong += not all(map(np.array_equal, results, expected))
     assert wrong, "the result is right in every order of threads with this"

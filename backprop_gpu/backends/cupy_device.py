@@ -80,11 +80,18 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
     workspace = partial(cupy.empty, WORKSPACE, cupy.uint8)
     with device():
         cublas = Cublas(_libcublas(), _streams, workspace, precision)
-    launcher = RawKernelLauncher()
-    name = f"cuda:{index}"
-    uploads = partial(CopyStream, device)
-    own = cublas.gemm, capture, precision, uploads, cublas.descend, lambda: _streams()[1]
-    return CudaBackend(cupy, launcher, name, device, *own)
+    return CudaBackend(
+        cupy,
+        RawKernelLauncher(),
+        f"cuda:{index}",
+        device,
+        multiply=cublas.gemm,
+        capture=capture,
+        precision=precision,
+        uploads=partial(CopyStream, device),
+        descend=cublas.descend,
+        turn=lambda: _streams()[1],
+    )
 
 
 def capture(calls: Sequence[Call]) -> Call:

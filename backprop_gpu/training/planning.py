@@ -119,11 +119,11 @@ def plan(
         "compiled": _why_not_compiled(net, entry, optimizer, singly),
         "one launch": f"it is for GPUs, and the network is on {net.device}",
     }
-    threads = {"compiled": worth_waking(flops, net.threads or cores())}
+    sharing = worth_waking(flops, net.threads or cores())  # a batch, in the compiled loop
     if path != "auto":
         if (obstacle := obstacles[path]) is not None:
             raise DomainError(f"path={path!r} can't run this training: {obstacle}")
-        return Plan(path, "asked for", threads.get(path, net.threads))
+        return Plan(path, "asked for", sharing if path == "compiled" else net.threads)
     by_steps: Literal["steps", "fused"] = "steps"
     saved = steps * _saved_by_fusing(net, optimizer, rows)
     if obstacles["fused"] is None and saved >= WORTH_FUSING:
@@ -140,7 +140,7 @@ def plan(
         why = f"{steps:,} steps are too few to be worth compiling a loop for"
         return Plan("steps", why, net.threads)
     why = "small products, many steps: calls would take the time"
-    return Plan("compiled", why, threads["compiled"])
+    return Plan("compiled", why, sharing)
 
 
 def _plan_on_gpu(

@@ -10,7 +10,6 @@ from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
 from backprop_gpu.training.paths.single_steps import Steps
 
 from .backend import emulated_backend
-from .launcher import HostLauncher
 
 
 def force(file, monkeypatch, tile=4):
@@ -53,19 +52,3 @@ class Case(TrainingCase):
 
     def check(self):
         self.check_close(self.in_one_launch(), self.by_numpy())
-
-
-class MutantLauncher(HostLauncher):
-    """Replaces something in the source of a training: the first, second, ... of its kind."""
-
-    def __init__(self, seed, old, new, which):
-        super().__init__(seed)
-        self.old, self.new, self.which = old, new, which
-
-    def launch(self, source, name, *rest):
-        if name == "train":
-            pieces = source.split(self.old)
-            head, tail = pieces[: self.which + 1], pieces[self.which + 1 :]
-            assert tail
-            source = self.old.join(head) + self.new + self.old.join(tail)
-        super().launch(source, name, *rest)
