@@ -64,7 +64,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         publish(options.report, root)
     if options.crossovers:
         found = Found.of_json(options.crossovers.read_text())
-        path = root / "backprop_gpu" / own_crossovers.FILE.name
+        path = root / own_crossovers.FILE.relative_to(ROOT)
         chosen = crossovers_of(found, own_crossovers.CROSSOVERS, options.crossovers.name)
         path.write_text(own_crossovers.to_json(chosen))
     if options.report or options.crossovers:

@@ -23,6 +23,7 @@ from benchmarks.gpu.rows import BLOCK, GEMM, GRAPHS, MANY, TRAIN, WARP, Found, R
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTED = "invented-no-gpu.json"
+OWN_CROSSOVERS = "backprop_gpu/training/crossovers.json"
 
 
 def seconds_of(name, case):
@@ -64,7 +65,7 @@ def invented():
 def published(invented, tmp_path):
     """A copy of the page, with a part that is made of invented figures."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "backprop_gpu").mkdir()
+    (tmp_path / OWN_CROSSOVERS).parent.mkdir(parents=True)
     (tmp_path / page.PAGE).write_text((ROOT / page.PAGE).read_text())
     results = tmp_path / INVENTED
     results.write_text(invented.to_json())
@@ -124,8 +125,9 @@ def test_the_bytes_of_a_step_are_those_of_weights_and_of_every_node():
 
 
 def test_crossovers_are_where_the_invented_times_cross(published):
-    written = own_crossovers.of_json((published / "backprop_gpu/crossovers.json").read_text())
+    written = own_crossovers.of_json((published / OWN_CROSSOVERS).read_text())
     values = {name: entry.value for name, entry in written.items()}
+    assert own_crossovers.FILE.samefile(ROOT / OWN_CROSSOVERS)  # the library reads what is written
     assert {entry.source for entry in written.values()} == {INVENTED}
     assert values["warp_batch"] == 4  # 16 us for 16 samples, and at most 15.5 in a block
     assert values["warp_alone_batch"] == 16
