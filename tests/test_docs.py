@@ -23,11 +23,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
 PICTURE = re.compile(r"!\[[^\]]+\]\(pictures/([^)]+)\)")
 NUMBER = re.compile(rb"-?\d+\.\d+")
-LINK = re.compile(r"\]\(([^)#:]+\.\w+)\)")
+LINK = re.compile(r"\]\(([^)#:]*\.\w+)?(#[^)]+)?\)")  # to a file, a heading of it, or of the page
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 MODULES = [
-    f"backprop_gpu.{module.name}"
-    for module in pkgutil.iter_modules(backprop_gpu.__path__)
-    if not module.name.startswith("__")
+    module.name
+    for module in pkgutil.walk_packages(backprop_gpu.__path__, "backprop_gpu.")
+    if not module.name.endswith("__")
 ]
 
 
@@ -72,8 +74,17 @@ def test_pictures_are_those_that_the_script_draws(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in LINK.findall(page.read_text()):
-        assert (page.parent / target).exists(), target
+    for file, heading in LINK.findall(CODE.sub("", page.read_text())):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        if heading:
+            assert heading[1:] in anchors(target), f"{file}{heading}"
+
+
+def anchors(page):
+    """What a browser calls the headings of a page."""
+    headings = HEADING.findall(re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", MODULES)
