@@ -1,7 +1,7 @@
 """Losses: one entry carries the value, the gradient and the output activation that suits it.
 
 A loss says what one sample costs, C_i. The average over the batch, C = (1/n) sum_i C_i, is taken
-in exactly one place, `Loss.output_delta` (and the kernels beside it); no entry divides by n.
+by `output_delta` alone, the backends' and `Loss`'s; no entry divides by n.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _layers(net: MLP) -> str:
 
 
 def _training(net: MLP, n: int) -> str:
-    """Return what `steps.Steps` allocates.
+    """Return what `single_steps.Steps` allocates.
 
     z is kept where g' or a loss is computed from it; delta takes the place of a; dC/da of the
     hidden layers takes turns in one array.

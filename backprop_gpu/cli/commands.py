@@ -146,7 +146,8 @@ def train(
     With --standardize, targets that are numbers are scaled as inputs are, if the last layer can
     give any number, and losses are those of scaled targets; predict undoes it.
 
-    If training diverges, OUTPUT holds the last good parameters; if it is interrupted, the last.
+    If training diverges, OUTPUT holds the last good parameters; in the first epoch there are none,
+    and OUTPUT is not written. If training is interrupted, OUTPUT holds what it has learned by then.
     """
     tables.known_suffix(output, [".safetensors"])
     backend, _ = choose_backend(device, precision=precision)
@@ -231,8 +232,8 @@ def predict(net: Path, data: Path, output: Path | None, probabilities: bool, dev
 
     DATA is a .npz that holds x, a .npy, a .csv with a header line, or a .parquet. Columns are found
     by their names, in any order; others, the targets among them, are left out. Inputs are
-    standardized as in training, and the predictions are what the targets were: labels, or numbers
-    of their size.
+    standardized as in training, and standardized targets are scaled back. Of classes, the labels
+    are printed.
     """
     if output is not None:
         suffix = tables.known_suffix(output, (".csv", ".npy", ".npz", ".parquet"))

@@ -1,9 +1,9 @@
 """Checkpoints of a training run: everything that it takes to go on as if nothing had happened.
 
-A checkpoint is a file that `checkpoint.save` writes, whole or not at all, with a checksum: the
-network, and with it the optimizer's state, the history, the epoch that is under way, and the best
-parameters so far. Shuffled orders come from the seed and the epoch alone, and schedules from the
-step, so there is no other state.
+A checkpoint is a file that `saving.save` writes, whole or not at all, with a checksum: the network,
+and with it the optimizer's state, the last good parameters, the history, the epoch that is under
+way, and the best parameters so far. Shuffled orders come from the seed and the epoch alone, and
+schedules from the step, so there is no other state.
 """
 
 from __future__ import annotations

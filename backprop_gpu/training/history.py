@@ -139,7 +139,7 @@ class TrainingDiverged(ValueError):
         The epoch in which it happened, counted from 0.
     layer : int or None
         The layer (1 to L) where the first value that is not finite arose; None where it was only
-        seen in the loss, as on a GPU, which is not asked for more at every step.
+        seen in the loss. That is more often so on a GPU, which is not asked at every step.
     history : History
         The epochs before.
     """

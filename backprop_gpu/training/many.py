@@ -48,9 +48,9 @@ def train_many(
     """Train many networks on the same data, several at a time.
 
     Every network gets what a call of `train` of its own would give it on the same path, to the
-    bit. Networks on the CPU that a compiled loop can train are spread over the cores. On a GPU,
-    networks that differ in parameters, seeds, learning rates, weight decay and rows alone, and for
-    which ``plan(networks=)`` says "one launch", share launches. Others take turns.
+    bit. Networks on the CPU whose plan is "compiled" are spread over the cores. On a GPU, networks
+    that differ in parameters, seeds, learning rates, weight decay and rows alone, and for which
+    ``plan(networks=)`` says "one launch", share launches. Others take turns.
 
     Parameters
     ----------

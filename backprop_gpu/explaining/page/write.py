@@ -1,4 +1,4 @@
-"""One page that shows backpropagation: a file that needs no network, to step through a run."""
+"""One page that shows backpropagation: a file that needs no internet, to step through a run."""
 
 from __future__ import annotations
 
