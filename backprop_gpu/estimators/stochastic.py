@@ -23,7 +23,7 @@ from backprop_gpu.training.batches import batch_counts
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
 
-# Epochs that are run without a look at them, at most; Ctrl-C takes effect after so many.
+# Epochs that are run without a look at them, at most; after Ctrl-C so many may be in no note.
 CHUNK = 16
 
 # Epochs that steps are planned for, at most: of 14 fits 5 stopped after 25 to 51, and the average,

@@ -33,7 +33,7 @@ from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.training.batches import batch_counts
 from backprop_gpu.training.streams import StreamBatches
 
-CHUNK = 64  # steps between two looks at the losses, and at whether somebody pressed Ctrl-C
+CHUNK = 64  # steps between two looks at the losses
 
 Encode = Callable[[Any, slice], NDArray[Any]]
 """Returns the targets of some y, and of which rows they are."""
