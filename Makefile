@@ -58,7 +58,7 @@ wheel: .venv/.dev  ## Build dist/*.tar.gz and dist/*.whl
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove what was built; .venv stays
-	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .venv/types .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # `make run` installs what it runs, everything else what developers need; both add CuPy if they
