@@ -13,11 +13,13 @@ extern "C" __global__ void bias_softmax(const real* z, const real* b, real* z_ou
     a += row * columns;
     if (z_out) z_out += row * columns;
 
-    real top = z[0] + b[0];
-    for (int j = threadIdx.x; j < columns; j += WARP) top = fmax(top, z[j] + b[j]);
+    // No lane reads what another one overwrites: shuffles put memory in no order.
+    const int lane = threadIdx.x;
+    real top = __shfl_sync(0xffffffffu, lane < columns ? z[lane] + b[lane] : real(0), 0);
+    for (int j = lane; j < columns; j += WARP) top = fmax(top, z[j] + b[j]);
     top = warp_max(top);
     real sum = 0;
-    for (int j = threadIdx.x; j < columns; j += WARP) {
+    for (int j = lane; j < columns; j += WARP) {
         const real z_j = z[j] + b[j];
         const real e = exp(z_j - top);
         if (z_out) z_out[j] = z_j;
@@ -25,7 +27,7 @@ extern "C" __global__ void bias_softmax(const real* z, const real* b, real* z_ou
         sum += e;
     }
     sum = warp_sum(sum);
-    for (int j = threadIdx.x; j < columns; j += WARP) a[j] /= sum;
+    for (int j = lane; j < columns; j += WARP) a[j] /= sum;
 }
 
 // delta_j = a_j (dC/da_j - sum_k a_k dC/da_k). delta may be dC_da.

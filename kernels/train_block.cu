@@ -100,12 +100,14 @@ INLINE real output(Shared<L>& shared, const Batches& batch, index_t first, int r
     if constexpr (g::softmax) {  // a warp takes a row
         const int lane = threadIdx.x % WARP;
         for (int r = threadIdx.x / WARP; r < rows; r += THREADS / WARP) {
-            real *z = shared.a + r * stride(L), top = z[0], exponentials = 0;
+            real *z = shared.a + r * stride(L), exponentials = 0;
             const real* y_r = y + batch.row(first + r) * OUTPUTS;
+            // No lane reads what another one overwrites: shuffles put memory in no order.
+            real top = __shfl_sync(0xffffffffu, lane < OUTPUTS ? z[lane] : real(0), 0);
             for (int j = lane; j < OUTPUTS; j += WARP) top = fmax(top, z[j]);
             top = warp_max(top);
             for (int j = lane; j < OUTPUTS; j += WARP) exponentials += exp(z[j] - top);
-            exponentials = warp_sum(exponentials);  // all lanes have read z[0]
+            exponentials = warp_sum(exponentials);
             const real log_sum = log(exponentials);
             for (int j = lane; j < OUTPUTS; j += WARP) {
                 if (y_r[j] > real(0)) sum += y_r[j] * (log_sum - (z[j] - top));
