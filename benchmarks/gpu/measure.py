@@ -47,9 +47,10 @@ SMALL_TESTS = ("tests/test_on_a_gpu.py", "tests/test_backends.py")
 TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/test_gradients.py")
 TESTS += ("tests/test_cupy_device.py", "tests/test_data_uploads.py", "tests/training")
 SANITIZED = (*SMALL_TESTS, "-k", "small or 33-31", "-p", "benchmarks.gpu.unpooled")
-# Errors of CUDA's functions are exceptions of CuPy's, and it asks for functions in vain on purpose.
-SANITIZER = ("--error-exitcode=9", "--check-exit-code=no", "--report-api-errors=no")
+SANITIZER = ("--error-exitcode=9", "--check-exit-code=no")
 SANITIZER += ("--show-backtrace=device", "--print-limit=5")
+# Errors of CUDA's functions are exceptions of CuPy's, and it asks for functions in vain on purpose.
+MEMCHECK = ("--report-api-errors=no",)  # which is no option of another tool
 
 
 def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = False) -> Found:
@@ -144,7 +145,7 @@ def checks(seconds: float, known: Container[str] = ()) -> Iterator[dict[str, Any
     places = [f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin", os.environ.get("PATH", "")]
     sanitizer = shutil.which("compute-sanitizer", path=os.pathsep.join(places))
     own = [f"--kernel-name=kne={name}" for name in kernel_names()]
-    for name, filters in ((ON_GPU, []), ("memcheck", []), ("racecheck", own)):
+    for name, options in ((ON_GPU, ()), ("memcheck", MEMCHECK), ("racecheck", own)):
         if name in known:
             continue
         command = [*PYTEST, *TESTS]
@@ -152,7 +153,7 @@ def checks(seconds: float, known: Container[str] = ()) -> Iterator[dict[str, Any
             if sanitizer is None:
                 yield {"check": name, "passed": None, "note": "there is no compute-sanitizer"}
                 continue
-            watch = [sanitizer, f"--tool={name}", *SANITIZER, *filters]
+            watch = [sanitizer, f"--tool={name}", *SANITIZER, *options]
             command = [*watch, *PYTEST, *SANITIZED]
         left = deadline - time.monotonic()
         yield checked(name, command, left if name == "racecheck" else left / 2)

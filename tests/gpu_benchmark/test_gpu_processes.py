@@ -96,6 +96,7 @@ def test_the_tests_that_tools_watch_are_there_with_those_of_one_launch(monkeypat
     for name in (*watched, "in_graphs_get_the_bits", "on_streamed_data"):
         assert name in listed
     assert {"--kernel-name=kne=train", "--kernel-name=kne=loss_delta"} <= {*filtered} - {*command}
+    assert {*command} - {*filtered} == {"--tool=memcheck", "--report-api-errors=no"}
     assert {*measure.TESTS, "tests/test_gradients.py", "tests/test_data_uploads.py"} <= {*tests}
     assert all((measure.ROOT / name).exists() for name in measure.TESTS)
 
