@@ -74,6 +74,8 @@ class CudaBackend:
         Returns a context in which `xp` and `launcher` use this device.
     multiply : callable (A, B, out), optional
         A matrix product that can be captured. Default: `xp.dot`, which can't.
+    send : callable (values, out)
+        Copies from the CPU. Default: for arrays that are there.
     turn : callable () -> int
         Returns the number of the stream that the device works on now. Default: there is one.
     descend : callable (A, B, W, numbers), optional
@@ -98,6 +100,7 @@ class CudaBackend:
         uploads: Callable[[], Uploads] = NoUploads,
         descend: Callable[[Array, Array, Array, Array], None] | None = None,
         turn: Callable[[], int] = lambda: 0,
+        send: Callable[[NDArray[Any], Array], None] = lambda values, out: np.copyto(out, values),
     ) -> None:
         self.xp = xp
         self._on_device = on_device
@@ -110,6 +113,7 @@ class CudaBackend:
         self._capture = capture
         self._uploads = uploads
         self._turn = turn
+        self._send = send
         self._recording: Recording | None = None
 
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
@@ -129,11 +133,7 @@ class CudaBackend:
 
     def write(self, values: np.ndarray[Any, Any], out: Array) -> None:
         with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(values, out.dtype)
-        if hasattr(out, "set"):
-            out.set(values)
-        else:
-            out[...] = values
+            self._send(values, out)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         with self.computing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
@@ -91,6 +92,7 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
         uploads=partial(CopyStream, device),
         descend=cublas.descend,
         turn=lambda: _streams()[1],
+        send=Sender(),
     )
 
 
@@ -117,6 +119,31 @@ def capture(calls: Sequence[Call]) -> Call:
         del _capturing.turn
     launch: Call = graph.launch
     return launch
+
+
+class Sender:
+    """Copies from the CPU, on the current stream, and waits for nothing.
+
+    From memory that is not page-locked CUDA may wait for the stream before it copies, or read
+    after it has returned.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: deque[tuple[Any, NDArray[Any]]] = deque()
+        self._lock = threading.Lock()
+
+    def __call__(self, values: NDArray[Any], out: Array) -> None:
+        import cupy
+        import cupyx
+
+        locked = cupyx.empty_pinned(out.shape, out.dtype)
+        locked[...] = values
+        out.set(locked)
+        copied = cupy.cuda.get_current_stream().record(cupy.cuda.Event(disable_timing=True))
+        with self._lock:
+            self._under_way.append((copied, locked))
+            while self._under_way and self._under_way[0][0].done:
+                self._under_way.popleft()
 
 
 class CopyStream:

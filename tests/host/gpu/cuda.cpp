@@ -191,9 +191,11 @@ EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
                                             : cudaMemcpyHostToHost;
     if (kind != cudaMemcpyDefault && kind != is) return answer(cudaErrorInvalidValue);
     simulated_counts.reads += is == cudaMemcpyDeviceToHost;
-    // Memory that is not page-locked is read before the call returns, and written, too.
+    // Memory that is not page-locked is read before the call returns, and written, too. "The driver
+    // may synchronize with the stream" before it reads.
     if (!from_device && !is_in(pinned_memory, from)) {
         if (stream->captured) return stream->spoilt = true, answer(UNCAPTURABLE);
+        ++simulated_counts.waits;
         const char* const begin = static_cast<const char*>(from);
         const auto copy = std::make_shared<std::vector<char>>(begin, begin + bytes);
         return answer(ask(stream, [=] { std::memcpy(to, copy->data(), bytes); }));
