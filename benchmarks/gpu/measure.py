@@ -82,8 +82,6 @@ def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = Fa
         output.write_text(found.to_json())
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for cache in CACHES:
-            os.environ[cache] = folder  # so that `first` has all compiling in it
         references = Path(folder) / "references.json"
         cases = [case for name in names for case in CONTESTANTS[name].cases]
         references.write_text(json.dumps(references_of(cases)))
@@ -92,6 +90,8 @@ def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = Fa
         for check in checks((deadline - time.monotonic()) * CHECKS_SHARE, known):
             found.checks.append(check)
             save()
+        for cache in CACHES:  # now: checks that are gone on with need not compile again
+            os.environ[cache] = folder  # so that `first` has all compiling in it
         if not found.rates:
             printed, _ = run([*PROGRAM, "--rates"], min(RATES_SECONDS, deadline - time.monotonic()))
             found.rates.update(*lines_of(printed)[:1])
