@@ -10,6 +10,7 @@ import numpy as np
 from backprop_gpu.errors import DomainError, ShapeError, check_count
 from backprop_gpu.saving import SavedNetwork
 from backprop_gpu.training.checkpoints import Folder, kind_of, like_parameters, without_addresses
+from backprop_gpu.training.glimpse import glimpse_of
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
@@ -110,12 +111,13 @@ class FitCheckpoints:
 def _identity_of(training: Training) -> dict[str, Any]:
     """Return what has to be the same for a fit to go on, as JSON has it."""
     estimator, net = training.estimator, training.learner.net
-    parameters = estimator.get_params(deep=False).items()
+    samples, parameters = training.samples, estimator.get_params(deep=False).items()
     return {
         "estimator": type(estimator).__name__,
         "layer_sizes": list(net.layer_sizes),
         "dtype": net.dtype.name,
         "device": kind_of(net.device),
-        "samples": len(training.samples),
+        "samples": len(samples),
         **{name: without_addresses(value) for name, value in parameters if name not in FREE},
+        "data": glimpse_of(samples.x, samples.y, samples.weights),
     }

@@ -32,6 +32,7 @@ from backprop_gpu.errors import (
 from backprop_gpu.files import checked_path
 from backprop_gpu.mlp import MLP
 from backprop_gpu.saving import SavedNetwork, read, save
+from backprop_gpu.training.glimpse import are_alike
 from backprop_gpu.training.run import Run
 from backprop_gpu.training.stopping import BestEpoch
 from backprop_gpu.version import __version__
@@ -167,7 +168,12 @@ def _run_in(path: Path, saved: SavedNetwork) -> dict[str, Any]:
 def _check_identity(path: Path, theirs: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     free = set() if theirs.get("device") == identity["device"] else OF_DEVICE
     for name, value in identity.items():
-        if name not in free and theirs.get(name) != value:
+        if name == "data" and not are_alike(theirs.get(name), value):
+            raise DomainError(
+                f"{path} is of a run with other data, told by some of their rows; give it the same "
+                "data, or choose another folder"
+            )
+        if name not in free | {"data"} and theirs.get(name) != value:
             raise DomainError(
                 f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
                 f"{value}; make them the same, or choose another folder"

@@ -27,6 +27,7 @@ from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.training.batches import ArrayBatches, shuffled_batches
 from backprop_gpu.training.checkpoints import Checkpoints
+from backprop_gpu.training.glimpse import glimpse_of
 from backprop_gpu.training.history import Epoch, History
 from backprop_gpu.training.paths.compiled_steps import CompiledSteps
 from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
@@ -202,6 +203,9 @@ def train(
             **{f"clip_{name}": limit for name, limit in limits._asdict().items()},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),
+            data=[]
+            if checkpoint is None
+            else _glimpse(None if stream is not None else (x, y), held_out),
         )
         for _ in run.chunks(
             0 if watch.stopped_before(history) else epochs,
@@ -266,6 +270,11 @@ class _Watch:
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
             self.best.restore(self.net)
+
+
+def _glimpse(*pairs: tuple[Array, Array] | None) -> list[list[float]]:
+    """Return a glimpse of the data that are in memory."""
+    return glimpse_of(*(array for pair in pairs if pair is not None for array in pair))
 
 
 def _needs_single_steps(stream: StreamBatches | None, limits: Limits) -> str | None:

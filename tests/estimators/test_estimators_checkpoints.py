@@ -110,6 +110,29 @@ def test_another_fit_is_refused(tmp_path):
         fitted(MLPRegressor, checkpoint=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("what", ["x", "sparse x", "y", "weights"])
+def test_a_fit_to_other_data_is_refused(what, tmp_path):
+    """Or the folds of a cross-validation would get the model of the first, and look too good."""
+    x, y = data()
+    weights = np.linspace(0.5, 1, len(y))
+    if what == "sparse x":
+        x = pytest.importorskip("scipy.sparse").csr_matrix(np.where(x > 0, x, 0))
+    options = {"max_iter": 3, "random_state": 0, "device": "cpu", "checkpoint": tmp_path}
+    others = {
+        "x": (x[::-1], y, weights),
+        "sparse x": (x[::-1], y, weights),
+        "y": (x, y[::-1], weights),
+        "weights": (x, y, weights[::-1]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not converged
+        one = MLPClassifier((4,), **options).fit(x, y, weights)
+        with pytest.raises(bp.DomainError, match="other data"):
+            MLPClassifier((4,), resume=True, **options).fit(*others[what])
+        again = MLPClassifier((4,), resume=True, **options).fit(x, y, weights)
+    assert everything(again) == everything(one)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -232,6 +232,40 @@ def test_other_data_where_a_batch_is_all_of_them(interrupt, tmp_path):
     assert "samples = 20" in refused(tmp_path, X[1:], Y[1:], batch_size=None)
 
 
+OTHER_DATA = {
+    "x": {"x": X[::-1]},
+    "y": {"y": Y[::-1]},
+    "x in another unit": {"x": X * 1.01},
+    "y with its columns swapped": {"y": Y[:, ::-1]},
+    "validation": {"validation": (HELD_OUT[0][::-1], HELD_OUT[1])},
+}
+
+
+@pytest.mark.parametrize("which", OTHER_DATA)
+def test_other_data_of_the_same_shape(which, interrupt, tmp_path):
+    """As of folds that share a folder: the second must not be given the network of the first."""
+    assert interrupt(3, validation=HELD_OUT)
+    options = {"validation": HELD_OUT} | OTHER_DATA[which]
+    assert "is of a run with other data" in refused(tmp_path, **options)
+
+
+def test_data_that_were_rounded_in_another_way(interrupt, tmp_path):
+    """Another processor may prepare them so, and the run goes on there."""
+    assert interrupt(3)
+    options = {"epochs": EPOCHS, "batch_size": 6, "optimizer": bp.Adam(0.05)}
+    nearly = X * (1 + 1e-7)
+    history = bp.train(network(), nearly, Y, checkpoint=tmp_path, resume=True, **options)
+    assert len(history.loss) == EPOCHS
+
+
+@pytest.mark.parametrize("data", [None, 3, [["a", 1]], [[1.0, 2.0]], [[math.nan, 1.0]] * 40])
+def test_data_that_a_checkpoint_describes_by_nonsense(data, interrupt, tmp_path):
+    assert interrupt(3)
+    for file in tmp_path.glob("step-*"):
+        rewrite(file, {"run": read(file).notes["run"] | {"data": data}})
+    assert "other data" in refused(tmp_path)
+
+
 def test_data_that_are_streamed_now(interrupt, tmp_path):
     """They come in another order."""
     x = np.memmap(tmp_path / "x", "float32", "w+", shape=X.shape)
