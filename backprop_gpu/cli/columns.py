@@ -19,6 +19,7 @@ NAMELESS = ("", "__index_level_0__")
 """What pandas calls an index that has no name, in .csv and in .parquet."""
 
 MOST = 6  # names in a message
+HEADER = 2000  # characters of a line that may be one of something else
 
 LEAVE_OUT = "leave the column out (--ignore NAME)"
 OTHER_ROWS = "give rows without it"
@@ -38,7 +39,11 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
                 table = file.read()
         names = table.column_names
     except Exception as error:  # of Arrow, of the system, of Unicode
+        if kind == ".csv":
+            _check_commas(path, _header(path))  # in numbers or text, commas are what Arrow minds
         reason = first_line(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason += "; save it as UTF-8"
         raise FileFormatError(f"{path} can't be read as a {kind} table: {reason}") from error
     words = " ".join(names).split()  # spaces are what numpy.savetxt writes between numbers
     if kind == ".csv" and words and all(map(_is_float, words)):
@@ -49,13 +54,26 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileFormatError(f"{path} has more than one column {quoted(twice)}; rename them")
+    _check_commas(path, names)
+    if len(table) == 0:
+        raise FileFormatError(f"{path} has the columns {quoted(names)} and no rows")
+    return table
+
+
+def _header(path: Path) -> list[str]:
+    """Return the names in the first line of a .csv; none if it can't be read."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(HEADER).rstrip("\r\n").split(",")
+    except OSError:
+        return []
+
+
+def _check_commas(path: Path, names: Sequence[str]) -> None:
     if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
         raise FileFormatError(
             f"{path} has one column, {names[0]!r}; expected commas between the columns"
         )
-    if len(table) == 0:
-        raise FileFormatError(f"{path} has the columns {quoted(names)} and no rows")
-    return table
 
 
 def check_there(path: Path) -> None:

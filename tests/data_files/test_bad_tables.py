@@ -212,12 +212,19 @@ def test_arrays_that_are_no_labels(write, y, error, message):
         ("y\n1\n", "no columns beside 'y'"),
         ("a;b;y\n1;2;3\n", "one column, 'a;b;y'; expected commas"),
         ("a\ty\n1\t2\n", "expected commas"),
+        ("a;b;y\n1,5;2;3\n", "one column, 'a;b;y'; expected commas"),
+        ("a|y\n1|x, y\n2|z\n", "expected commas"),
     ],
 )
 def test_csv_that_is_wrong(write, content, message):
     with pytest.raises(FileFormatError, match=message) as raised:
         read_samples([write("d.csv", content)], ["y"])
     one_line(raised)
+
+
+def test_csv_that_is_no_utf_8(write):
+    with pytest.raises(FileFormatError, match=r"codec can't decode .*; save it as UTF-8"):
+        read_samples([write("d.csv", "größe,y\n1,2\n".encode("latin-1"))], ["y"])
 
 
 def test_an_index_that_pandas_wrote_can_be_ignored(write):
