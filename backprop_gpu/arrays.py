@@ -61,9 +61,9 @@ def to_cpu(values: Any) -> Any:
 def numeric(values: Any, name: str) -> Array:
     """Return `values` as an array of real numbers on the device where they are.
 
-    Integers, booleans and every real float (float16 too) are numbers, and so are pandas' columns
-    of them, whose missing values become NaN; objects, text, complex numbers, ragged lists and
-    masked entries are refused.
+    Integers, booleans and every real float (float16 too) are numbers, and so are columns of them
+    in pandas and Polars, whose missing values become NaN; objects, text, complex numbers, ragged
+    lists and masked entries are refused.
     """
     if on_gpu(values):
         array, dtype = values, values.dtype
@@ -78,11 +78,24 @@ def numeric(values: Any, name: str) -> Array:
                 f"{name} is a sparse matrix ({type(values).__name__}); expected a dense one: "
                 f"{name}.toarray()"
             )
+        if hasattr(values, "collect") and not hasattr(values, "__array__"):
+            raise DtypeError(
+                f"{name} is a {type(values).__name__}, which has no values yet; "
+                f"give {name}.collect()"
+            )
+        # Polars makes numbers of dates, and fails at other tables with NumPy's words.
+        if _is_of_polars(values) and (other := _other_columns(values)):
+            raise DtypeError(
+                f"{name} is a table ({type(values).__name__}); expected real numbers{other}"
+            )
         try:
             only_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
             array = np.from_dlpack(values) if only_dlpack else np.asarray(values)
             if array.dtype == object and _is_table_of_numbers(values):  # of several types
-                array = values.to_numpy(np.float64, na_value=np.nan)
+                if _is_of_polars(values):
+                    array = array.astype(np.float64)
+                else:
+                    array = values.to_numpy(np.float64, na_value=np.nan)
         except (ValueError, TypeError, RuntimeError, BufferError) as error:
             raise DtypeError(
                 f"{name} can't be read as an array of numbers ({error}); "
@@ -102,10 +115,19 @@ def _columns(values: Any) -> list[tuple[Any, Any]]:
     kinds: Any = getattr(values, "dtypes", None)
     if hasattr(kinds, "items"):
         return list(kinds.items())
+    if _is_of_polars(values):
+        return list(zip(values.columns, kinds, strict=True))
     return [] if kinds is None else [(getattr(values, "name", None), kinds)]
 
 
+def _is_of_polars(values: Any) -> bool:
+    """Return whether this is a DataFrame of Polars."""
+    return isinstance(getattr(values, "dtypes", None), list)
+
+
 def _is_number(dtype: Any) -> bool:
+    if hasattr(dtype, "is_numeric"):  # of Polars
+        return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
     return getattr(dtype, "kind", "O") in "biuf"
 
 
@@ -123,6 +145,11 @@ def _to_numbers(values: Any, array: Array, name: str) -> str:
     with suppress(Exception):  # objects raise what they like
         if array.dtype.kind in "OSU" and np.isfinite(np.asarray(array, np.float64)).all():
             return f": convert them, numpy.asarray({name}, 'float32')"
+    return _other_columns(values)
+
+
+def _other_columns(values: Any) -> str:
+    """Return which columns of a table hold no numbers, in words; nothing if all do."""
     others = [
         f"{column!r} ({dtype})" for column, dtype in _columns(values) if not _is_number(dtype)
     ]

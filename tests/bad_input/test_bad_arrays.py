@@ -214,6 +214,61 @@ def test_missing_values_and_text_of_pandas(net):
     assert "asarray" not in str(caught.value)
 
 
+class PolarsDtype:
+    def __init__(self, name):
+        self.name = name
+
+    def is_numeric(self):
+        return self.name.startswith(("Int", "Float"))
+
+    def __str__(self):
+        return self.name
+
+
+class PolarsTable:
+    """What a DataFrame of Polars is to NumPy: one that makes numbers of dates, too."""
+
+    def __init__(self, **columns):
+        self.columns = list(columns)
+        self.dtypes = [PolarsDtype(name) for name, _ in columns.values()]
+        self.values = [value for _, value in columns.values()]
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.array([self.values])
+        return array if dtype is None else array.astype(dtype)
+
+
+def test_tables_of_polars(net):
+    table = {"area": ("Float64", 1.5), "rooms": ("Int64", 2)}
+    row = np.array([[1.5, 2, 1]], float)
+    assert np.array_equal(net(PolarsTable(**table, new=("Boolean", True))), net(row))
+    with refused(bp.NonFiniteError, "1 value(s) that are NaN", "index (0, 2)"):
+        net(PolarsTable(**table, new=("Boolean", None)))
+    with refused(bp.DtypeError, "something else in 'town' (String): drop it"):
+        net(PolarsTable(**table, town=("String", "Ur")))
+    with refused(bp.DtypeError, "something else in 'built' (Date): drop it") as caught:
+        net(PolarsTable(**table, built=("Date", 18262)))
+    assert "asarray" not in str(caught.value)
+
+
+def test_a_table_that_is_not_computed_yet(net):
+    with refused(bp.DtypeError, "x is a LazyFrame, which has no values yet; give x.collect()"):
+        net(type("LazyFrame", (), {"collect": None})())
+
+
+def test_tables_of_the_real_polars(net):
+    pl = pytest.importorskip("polars")
+    table = pl.DataFrame({"a": [1.5, 2], "b": [1, 2], "c": [True, False]})
+    assert np.array_equal(net(table), net(np.array([[1.5, 1, 1], [2, 2, 0]])))
+    days = pl.Series(["2026-01-01", "2026-01-02"]).str.to_date()
+    with refused(bp.DtypeError, "something else in 'b' (String), 'c' (Date)"):
+        net(table.with_columns(b=pl.Series(["Ur", "Uruk"]), c=days))
+    with refused(bp.DtypeError, "give x.collect()"):
+        net(table.lazy())
+    with refused(bp.NonFiniteError, "1 value(s) that are NaN", "(1, 2)"):
+        net(pl.DataFrame({name: [True, None if name == "c" else True] for name in "abc"}))
+
+
 @pytest.mark.parametrize("n", [1, 6, 8])
 def test_x_and_y_of_different_lengths(net, n):
     x, y = data(n)
