@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backprop_gpu.arrays import Array, ArrayModule, check_result
-from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry
+from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry, check_name
 from backprop_gpu.special import normal_cdf
 
 Elementwise = Callable[..., Array]
@@ -298,12 +298,27 @@ GELU_ONNX = """
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {"leaky_relu": LeakyReLU}
 """Every activation that can be named, as a function that builds it."""
 
+BUILT_IN: set[str] = set()
+"""Those names that stand for the same for ever."""
 
-def register_activation(activation: Activation) -> Activation:
+
+def register_activation(activation: Activation, *, replace: bool = False) -> Activation:
     """Make an activation known by its name, on every backend; return it.
 
     `function` and `derivative` need nothing but what NumPy and CuPy share. With `cuda` and
     `cuda_derivative` as well, the GPU fuses the activation as it does the built-in ones.
+
+    Parameters
+    ----------
+    activation : Activation
+    replace : bool
+        Whether it may take the place of one that was registered by this name, as when a cell of
+        a notebook is run again; not of a built-in one. Networks keep the activations they have.
+
+    Raises
+    ------
+    DtypeError, ShapeError, DomainError
+        If it does not keep to what `Activation` says, or its name is taken.
 
     Examples
     --------
@@ -319,8 +334,7 @@ def register_activation(activation: Activation) -> Activation:
     if not isinstance(activation, Activation):
         raise DtypeError(f"activation is {activation!r}; expected an Activation")
     check_activation(activation)
-    if activation.name in ACTIVATIONS:
-        raise DomainError(f"an activation named {activation.name!r} exists; choose another name")
+    check_name("an activation", activation.name, ACTIVATIONS, BUILT_IN, replace=replace)
 
     def build(**parameters: float) -> Activation:
         if parameters and parameters != dict(activation.parameters):
@@ -506,3 +520,4 @@ for _entry in (
     ),
 ):
     register_activation(_entry)
+BUILT_IN |= set(ACTIVATIONS)

@@ -5,7 +5,7 @@ Every exception here is a `ValueError` or a `TypeError`: code that catches those
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from math import isfinite
@@ -107,6 +107,19 @@ def check_entry(kind: str, name: object, functions: Iterable[object]) -> None:
     for function in functions:
         if not callable(function):
             raise DtypeError(f"the {kind} {name!r} has {function!r} where a function is expected")
+
+
+def check_name(
+    kind: str, name: str, taken: Container[str], built_in: Container[str], *, replace: bool
+) -> None:
+    """Raise DomainError unless an entry of a table may be registered by this name."""
+    if name in built_in:
+        raise DomainError(f"{kind} named {name!r} is built in; choose another name")
+    if name in taken and not replace:
+        raise DomainError(
+            f"{kind} named {name!r} exists; choose another name, or give replace=True to have this "
+            "one in its place"
+        )
 
 
 def check_count(name: str, count: object, least: int = 1) -> int:

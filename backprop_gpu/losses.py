@@ -12,7 +12,7 @@ from typing import Literal
 
 from backprop_gpu.activations import Activation, find_activation
 from backprop_gpu.arrays import Array, ArrayModule, check_result
-from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry
+from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry, check_name
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
 
@@ -257,9 +257,24 @@ LOSSES: dict[str, Loss] = {}
 
 ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
 
+BUILT_IN: set[str] = set()
+"""Those names that stand for the same for ever."""
 
-def register_loss(loss: Loss) -> Loss:
+
+def register_loss(loss: Loss, *, replace: bool = False) -> Loss:
     """Make a loss known by its name, on every backend; return it.
+
+    Parameters
+    ----------
+    loss : Loss
+    replace : bool
+        Whether it may take the place of one that was registered by this name; not of a built-in
+        one.
+
+    Raises
+    ------
+    DtypeError, DomainError
+        If it is no Loss, or its name is taken.
 
     Examples
     --------
@@ -272,8 +287,7 @@ def register_loss(loss: Loss) -> Loss:
     """
     if not isinstance(loss, Loss):
         raise DtypeError(f"loss is {loss!r}; expected a Loss")
-    if loss.name in LOSSES or loss.name in ALIASES:
-        raise DomainError(f"a loss named {loss.name!r} exists; choose another name")
+    check_name("a loss", loss.name, {*LOSSES, *ALIASES}, BUILT_IN, replace=replace)
     LOSSES[loss.name] = loss
     return loss
 
@@ -356,3 +370,4 @@ for _entry in (
     ),
 ):
     register_loss(_entry)
+BUILT_IN |= {*LOSSES, *ALIASES}

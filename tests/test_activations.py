@@ -313,6 +313,25 @@ def test_a_name_is_given_once(name):
         bp.register_activation(softsign(name=name))
 
 
+@pytest.mark.usefixtures("table")
+def test_one_s_own_may_be_replaced_where_that_is_asked_for():
+    """A cell of a notebook is run again; what a network was built with stays in it."""
+    bp.register_activation(softsign())
+    before = bp.MLP([1, 1], ["softsign"], device="cpu")
+    with pytest.raises(bp.DomainError, match="give replace=True"):
+        bp.register_activation(softsign())
+    steeper = bp.register_activation(softsign(function=lambda xp, z: xp.tanh(z)), replace=True)
+    assert bp.MLP([1, 1], ["softsign"], device="cpu").activations == (steeper,)
+    assert before.activations != (steeper,)
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("name", ["tanh", "leaky_relu"])
+def test_a_built_in_one_stays_what_it_is(name):
+    with pytest.raises(bp.DomainError, match=f"'{name}' is built in"):
+        bp.register_activation(softsign(name=name), replace=True)
+
+
 def test_an_entry_is_printed_by_its_name():
     assert f"{[LeakyReLU(0.1), find_activation('tanh')]}" == "[leaky_relu(0.1), tanh]"
 

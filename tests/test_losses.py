@@ -309,6 +309,22 @@ def test_a_name_is_given_once(name):
         bp.register_loss(log_cosh(name=name))
 
 
+@pytest.mark.usefixtures("table")
+def test_one_s_own_may_be_replaced_where_that_is_asked_for():
+    bp.register_loss(log_cosh())
+    with pytest.raises(bp.DomainError, match="give replace=True"):
+        bp.register_loss(log_cosh())
+    other = bp.register_loss(log_cosh(), replace=True)
+    assert find_loss("log_cosh") is other
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("name", ["mse", "bce"])
+def test_a_built_in_one_stays_what_it_is(name):
+    with pytest.raises(bp.DomainError, match=f"'{name}' is built in"):
+        bp.register_loss(log_cosh(name=name), replace=True)
+
+
 def test_a_gradient_in_float64_leaves_a_float32_network_float32(backend):
     wide = log_cosh(gradient=lambda xp, a, y: xp.tanh(a.astype("float64") - y))
     net = bp.MLP([3, 4, 2], device=backend, dtype="float32", seed=1)
