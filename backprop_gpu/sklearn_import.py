@@ -45,7 +45,11 @@ def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any =
     for name in ("activation", "coefs_", "intercepts_", "out_activation_"):
         if not hasattr(estimator, name):
             unfitted = hasattr(estimator, "activation")
-            remedy = "call its fit first" if unfitted else "a pipeline's is its last step"
+            remedy = (
+                "call its fit first"
+                if unfitted
+                else "a pipeline's is its last step, and a search's its best_estimator_"
+            )
             raise DtypeError(
                 f"{kind} has no {name}; expected a fitted MLPClassifier or MLPRegressor of "
                 f"scikit-learn: {remedy}"

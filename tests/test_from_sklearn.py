@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
@@ -105,6 +106,7 @@ def test_an_exponential_output():
     [
         (MLPClassifier(), "MLPClassifier has no coefs_; .*: call its fit first"),
         (make_pipeline(MLPRegressor()), "Pipeline has no activation; .* last step"),
+        (GridSearchCV(MLPRegressor(), {}), "GridSearchCV has no .*search's its best_estimator_"),
         ("an estimator", "str has no activation; expected a fitted MLPClassifier"),
     ],
 )
