@@ -118,6 +118,7 @@ def _identity_of(training: Training) -> dict[str, Any]:
         "dtype": net.dtype.name,
         "device": kind_of(net.device),
         "samples": len(samples),
+        "t_ at the beginning": estimator.t_,  # a warm start is another fit than the first
         **{name: without_addresses(value) for name, value in parameters if name not in FREE},
         "data": glimpse_of(samples.x, samples.y, samples.weights),
     }

@@ -110,6 +110,21 @@ def test_another_fit_is_refused(tmp_path):
         fitted(MLPRegressor, checkpoint=tmp_path, resume=True)
 
 
+def test_a_warm_start_does_not_go_on_from_the_fit_before(tmp_path):
+    """It would find that one at its end, and learn nothing."""
+    options = {"max_iter": 3, "random_state": 0, "device": "cpu", "warm_start": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not converged
+        model = MLPClassifier((4,), checkpoint=tmp_path / "1", resume=True, **options).fit(*data())
+        before = everything(model)
+        with pytest.raises(bp.DomainError, match="t_ at the beginning = 0, and this one has 270"):
+            model.fit(*data())
+        assert everything(model) == before
+        model.set_params(checkpoint=tmp_path / "2").fit(*data())
+        whole = MLPClassifier((4,), **options).fit(*data()).fit(*data())
+    assert everything(model) == everything(whole)
+
+
 @pytest.mark.parametrize("what", ["x", "sparse x", "y", "weights"])
 def test_a_fit_to_other_data_is_refused(what, tmp_path):
     """Or the folds of a cross-validation would get the model of the first, and look too good."""
