@@ -251,6 +251,29 @@ def predict(net: Path, data: Path, output: Path | None, probabilities: bool, dev
         write_atomically(output, tables.write_columns(suffix, names, columns))
 
 
+@commands.command(
+    epilog=examples(
+        "backprop-gpu score houses.safetensors houses.csv",
+        "backprop-gpu score iris.safetensors iris.parquet",
+        "backprop-gpu score net.safetensors x.npy y.npy --device cpu",
+    )
+)
+@click.argument("net", type=FILE)
+@click.argument("data", nargs=-1, required=True, type=FILE)
+@device_option
+def score(net: Path, data: tuple[Path, ...], device: str) -> None:
+    """Say how well the network in the file NET predicts the targets in DATA.
+
+    DATA is what train takes, best of samples that it was not given: one .npz with arrays x and y, a
+    pair x.npy y.npy, or a .csv with a header line or a .parquet, with the columns that the network
+    was trained on. Of labels it is the share that is predicted right, of numbers R^2, which is 1 at
+    best, and the root of the mean squared error, in the targets' own units.
+    """
+    saved, preparation, samples = workflow.open_samples(net, data, device)
+    workflow.check_samples(saved, preparation, samples.x, samples.y)
+    click.echo(aligned(report.about_predictions(saved, preparation, samples)))
+
+
 @commands.command(epilog=examples("backprop-gpu info", "backprop-gpu info net.safetensors"))
 @click.argument("net", required=False, type=FILE)
 def info(net: Path | None) -> None:

@@ -184,30 +184,10 @@ def _subject(net: Path, data: tuple[Path, ...], rows: tuple[int, ...], device: s
     """Return a saved network and the samples in the given rows."""
     if not data:
         raise DomainError(f"{net} needs a sample to explain: name a data file after it")
-    saved, preparation = workflow.open_network(net, device)
-    in_columns = data[0].suffix.lower() in tables.COLUMNS
-    if in_columns and not preparation.targets:
-        raise DomainError(
-            f"{net} does not know which columns of {data[0]} are its targets; give arrays: "
-            "one .npz with x and y, or a pair x.npy y.npy"
-        )
-    samples = tables.read_samples(
-        data,
-        preparation.targets if in_columns else (),
-        labels=bool(preparation.classes),
-        features=preparation.features,
-    )
+    saved, preparation, samples = workflow.open_samples(net, data, device)
     files = " and ".join(map(str, data))
     x, y = _rows(samples.x, samples.y, rows, files)
-    workflow.check_columns("inputs", x, saved.net.layer_sizes[0])
-    if preparation.classes:
-        unknown = set(y.tolist()) - set(preparation.classes)
-        if unknown:
-            raise DomainError(
-                f"the label {min(map(repr, unknown))} is none of the network's classes"
-            )
-    else:
-        workflow.check_columns("targets", y, saved.net.layer_sizes[-1])
+    workflow.check_samples(saved, preparation, x, y)
     return Subject(
         saved.net,
         preparation.inputs(x),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from backprop_gpu import MLP, History
 from backprop_gpu.cli.preparation import Preparation
+from backprop_gpu.cli.tables import Samples
+from backprop_gpu.cli.workflow import predict
 from backprop_gpu.saving import SavedNetwork
 
 Rows = list[tuple[str, str]]
@@ -45,6 +49,24 @@ def about_training(history: History, samples: int) -> Rows:
     kept = "" if best is None else f"; the parameters are the best epoch's, number {best + 1:,}"
     rows.append(("epochs", f"{epochs:,}{how}{kept}"))
     rows.append(("time", f"{history.seconds:.2f} s, {rate:,.0f} samples/s"))
+    return rows
+
+
+def about_predictions(saved: SavedNetwork, preparation: Preparation, samples: Samples) -> Rows:
+    """Return how well a network predicts what samples hold."""
+    net, y = saved.net, samples.y
+    x, loss = preparation.inputs(samples.x), str(saved.notes.get("loss", "mse"))
+    C = net.loss(x, preparation.outputs(y), loss)
+    scaled = " of standardized targets" * (preparation.of_targets is not None)
+    rows = [("data", f"{len(y):,} samples"), ("loss", f"{C:.4g}, {loss}{scaled}")]
+    answers = preparation.answers(predict(saved, preparation, samples.x))
+    if preparation.classes:
+        return [*rows, ("accuracy", f"{(answers == y).mean():.2%}")]
+    names = preparation.targets or [f"y{j}" for j in range(y.shape[1])]
+    errors = ((answers - y.astype(np.float64)) ** 2).mean(axis=0)
+    for name, error, variance in zip(names, errors, y.var(axis=0, dtype=np.float64), strict=True):
+        explained = f"R^2 {1 - error / variance:.4f}, " if variance else ""
+        rows.append((name, f"{explained}root mean squared error {np.sqrt(error):.4g}"))
     return rows
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
-from backprop_gpu.cli.tables import Samples, check_writable
+from backprop_gpu.cli.tables import COLUMNS, Samples, check_writable, read_samples
 from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.mlp import MLP
@@ -213,6 +213,40 @@ def open_network(path: Path, device: str | Backend) -> tuple[SavedNetwork, Prepa
         return saved, preparation_of(saved)
     except UnknownNameError as error:
         raise FileFormatError(f"{path} needs what is not registered here: {error}") from error
+
+
+def open_samples(
+    path: Path, data: tuple[Path, ...], device: str | Backend
+) -> tuple[SavedNetwork, Preparation, Samples]:
+    """Return a saved network, and samples with the columns that it was trained on."""
+    saved, preparation = open_network(path, device)
+    in_columns = data[0].suffix.lower() in COLUMNS
+    if in_columns and not preparation.targets:
+        raise DomainError(
+            f"{path} does not know which columns of {data[0]} are its targets; give arrays: "
+            "one .npz with x and y, or a pair x.npy y.npy"
+        )
+    samples = read_samples(
+        data,
+        preparation.targets if in_columns else (),
+        labels=bool(preparation.classes),
+        features=preparation.features,
+    )
+    if samples.y.dtype.kind in "iu" and isinstance((*preparation.classes, 0)[0], str):
+        # Of "1", "2" and "x", those that are here happen to be numbers.
+        samples = replace(samples, y=samples.y.astype(str))
+    return saved, preparation, samples
+
+
+def check_samples(
+    saved: SavedNetwork, preparation: Preparation, x: NDArray[Any], y: NDArray[Any]
+) -> None:
+    """Raise unless a network can be told what it should have given for x: y."""
+    check_columns("inputs", x, saved.net.layer_sizes[0])
+    if not preparation.classes:
+        check_columns("targets", y, saved.net.layer_sizes[-1])
+    elif unknown := set(y.tolist()) - set(preparation.classes):
+        raise DomainError(f"the label {min(map(repr, unknown))} is none of the network's classes")
 
 
 def predict(saved: SavedNetwork, preparation: Preparation, x: NDArray[Any]) -> NDArray[Any]:

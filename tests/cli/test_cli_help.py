@@ -19,7 +19,7 @@ from backprop_gpu.benchmark.speed import NETWORKS
 from backprop_gpu.cli import demo
 from backprop_gpu.cli.commands import commands
 
-NAMES = ["train", "predict", "info", "explain", "benchmark", "demo"]
+NAMES = ["train", "predict", "score", "info", "explain", "benchmark", "demo"]
 
 
 # Help
@@ -37,7 +37,7 @@ def test_help_names_every_network_that_can_be_timed():
     assert f"{', '.join(NETWORKS)}; repeatable" in run("benchmark", "--help").stdout
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "explain"])
+@pytest.mark.parametrize("name", ["train", "predict", "score", "explain"])
 def test_help_asks_for_a_header_line(name):
     assert ".csv with a header line" in " ".join(run(name, "--help").stdout.split())
 

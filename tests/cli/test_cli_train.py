@@ -52,6 +52,62 @@ def test_numbers_from_arrays(here, no_gpu, files):
     np.testing.assert_array_equal(parquet["y"].to_numpy(), printed)
 
 
+# score
+
+
+def test_the_score_of_labels(here):
+    options = "--standardize", "--epochs", "60", "-q", "-o", "net.safetensors"
+    run("train", "iris.csv", "--target", "species", "--classify", *options)
+    predicted = run("predict", "net.safetensors", "iris.parquet").stdout.split()[1:]
+    share = np.mean(np.array(predicted) == pyarrow.csv.read_csv("iris.csv")["species"].to_numpy())
+    table = rows(run("score", "net.safetensors", "iris.parquet").stdout)
+    assert table["data"].endswith("  90 samples")
+    assert table["loss"].endswith(", categorical_cross_entropy")
+    assert table["accuracy"].split()[1] == f"{share:.2%}"
+    assert 0.7 < share < 1  # or this would tell nothing
+
+
+@pytest.mark.parametrize("standardize", [["--standardize"], []])
+def test_the_score_of_numbers_is_that_of_the_targets_themselves(here, standardize):
+    targets = "--target", "price", "--target", "rooms"
+    run("train", "houses.csv", *targets, "--ignore", "id", *standardize, *QUICK)
+    run("predict", "net.safetensors", "houses.csv", "-o", "predicted.npy")
+    y = pyarrow.csv.read_csv("houses.csv")
+    table = rows(run("score", "net.safetensors", "houses.csv").stdout)
+    for name, predicted in zip(("price", "rooms"), np.load("predicted.npy").T, strict=True):
+        error = predicted - y[name].to_numpy()
+        explained = 1 - np.sum(error**2) / np.sum((y[name].to_numpy() - np.mean(y[name])) ** 2)
+        assert f"R^2 {explained:.4f}, root mean squared error " in table[name]
+        assert float(table[name].split()[-1]) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-3)
+    assert ("of standardized targets" in table["loss"]) == bool(standardize)
+
+
+def test_the_score_of_arrays(here):
+    run(*TRAIN)
+    assert "R^2 " in rows(run("score", "net.safetensors", "x.npy", "y.npy").stdout)["y0"]
+    np.savez("same.npz", x=np.ones((3, 4)), y=np.full((3, 1), 2.0))
+    assert "R^2" not in run("score", "net.safetensors", "same.npz").stdout  # 0 / 0
+
+
+def test_the_score_of_labels_that_happen_to_be_numbers(here):
+    """Text in training, since one of them is "x"; whole numbers in the rows that are left."""
+    lines = [f"{i % 3},{'12x'[i % 3]}" for i in range(30)]
+    Path("all.csv").write_text("\n".join(["a,kind", *lines]))
+    Path("some.csv").write_text("\n".join(["a,kind", *(s for s in lines if "x" not in s)]))
+    options = "--layers", "8", "--learning-rate", "0.1", "--epochs", "50", "-q"
+    run("train", "all.csv", "--target", "kind", "--classify", *options, "-o", "net.safetensors")
+    assert "100.00%" in run("score", "net.safetensors", "some.csv").stdout
+
+
+def test_what_has_no_score(here):
+    run("train", "iris.csv", "--target", "species", "--classify", *QUICK)
+    fails(2, "unknown column 'species'", "score", "net.safetensors", "houses.csv")
+    np.savez("other.npz", x=np.ones((2, 2)), y=["setosa", "rosa"])
+    fails(2, "'rosa' is none of the network's", "score", "net.safetensors", "other.npz")
+    bp.save(bp.MLP([2, 1], device="cpu"), "plain.safetensors")
+    fails(2, "does not know which columns", "score", "plain.safetensors", "iris.csv")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_numbers_from_columns(here, suffix):
     run(
