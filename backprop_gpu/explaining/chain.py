@@ -17,8 +17,6 @@ from backprop_gpu.explaining.numbers import Bounded, Numbers
 from backprop_gpu.explaining.terms import Name, Term, Values, d, node
 from backprop_gpu.losses import Loss
 
-DEFAULT_GRADIENT = Loss.__dataclass_fields__["latex_gradient"].default
-
 
 class Chain:
     """Builds the terms of a derivative of the loss.
@@ -99,7 +97,7 @@ class Chain:
     def loss_term(self, l: int, j: int, letter: str) -> Bounded:
         """dC/da_j as `backward` has it; of an output, with the formula it comes from."""
         formula = self.numbers.loss.latex_gradient
-        stated = l == self.L and formula != DEFAULT_GRADIENT
+        stated = l == self.L and formula != Loss.latex_gradient  # the default says nothing
         formula = _with_index(formula, letter)
         return self.numbers.value(
             d(self.C, node("a", l, j, letter)),

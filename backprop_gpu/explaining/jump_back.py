@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
-from backprop_gpu.explaining.chain import DEFAULT_GRADIENT
 from backprop_gpu.explaining.formulas import to_text
 from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
@@ -23,7 +22,6 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Gradients
 
-DEFAULT_SLOPE = Activation.__dataclass_fields__["latex_derivative"].default
 ROWS, COLUMNS = 8, 5  # of an array that are printed
 Kind = Literal["loss", "activation", "weights and biases", "weights"]
 
@@ -159,7 +157,7 @@ def _over_loss(loss: Loss, L: int) -> tuple[str, ...]:
     """Return the equations of dC/da of the output: number 1."""
     own = rf"\frac{{\partial C_i}}{{\partial a^{{[{L}]}}}}"
     average = rf"{_dC_da(L)} = \frac{{1}}{{n}} \, {own}"
-    if loss.latex_gradient == DEFAULT_GRADIENT:
+    if loss.latex_gradient == Loss.latex_gradient:  # the default, which says nothing
         return (average,)
     return average, rf"\frac{{\partial C_i}}{{\partial a_j}} = {loss.latex_gradient}"
 
@@ -179,7 +177,7 @@ def _over_activation(g: Activation, l: int, cancels: bool) -> tuple[str, ...]:
         )
     if cancels:
         return (rf"{formula} = \frac{{1}}{{n}} \, (a{index}^{{[{l}]}} - y{index})",)
-    if index or g.latex_derivative == DEFAULT_SLOPE:
+    if index or g.latex_derivative == Activation.latex_derivative:
         return (formula,)
     return formula, rf"g' = {g.latex_derivative}"
 

@@ -21,8 +21,6 @@ from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.losses import Loss
 
 FORWARD, BACK = "Forward feed", "Jumping Back"
-GENERAL_VALUE = Loss.__dataclass_fields__["latex"].default
-GENERAL_FUNCTION = Activation.__dataclass_fields__["latex"].default
 
 
 @dataclass
@@ -106,7 +104,7 @@ def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
 
         view.a[l] = "a"
         equations = [rf"a^{{[{l}]}} = g(z^{{[{l}]}})"]
-        if g.latex != GENERAL_FUNCTION:
+        if g.latex != Activation.latex:
             left = "g(z)" if g.jacobian_product is None else "a_j"
             equations.append(f"{left} = {g.latex}")
         body = formulas(equations) + _table(run, l, [("z_j", "z"), ("a_j", "a")])
@@ -117,11 +115,10 @@ def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
         title = f"Over the activation line of layer {l}"
         yield PageStep(FORWARD, title, words, body, f"activation-{l}", f"a{l}", asdict(view))
 
-    equation = ["C"] if run.loss.latex == GENERAL_VALUE else ["C", run.loss.latex]
     outcome = f'<p class="outcome" data-quantity="C">{mathml("C =")} {number(run.C, 10)}</p>'
     body = outcome + _table(run, run.L, [("a_j", "a"), ("y_j", "y")])
-    if len(equation) > 1:
-        body = formulas([" = ".join(equation)]) + body
+    if run.loss.latex != Loss.latex:
+        body = formulas([f"C = {run.loss.latex}"]) + body
     words = (
         f"The loss, <b>{text(run.loss.name)}</b>, says in one number how far the prediction is "
         "from the desired output y."
