@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
 
 from backprop_gpu.explaining.formulas import Row
 from backprop_gpu.explaining.layout import Values, written
@@ -66,15 +65,14 @@ def matrix_table(
     """Return dC/dW, a row for every shown node, with dC/db in a column of its own."""
     (rows, row_count), (columns, column_count) = rows_shown, columns_shown
     short_row, short_column = len(rows) < row_count, len(columns) < column_count
-    dots = '<td aria-hidden="true">⋯</td>'
 
-    def cells(tag: str, entries: Sequence[str]) -> str:
-        written_cells = [f"<{tag}>{entry}</{tag.split()[0]}>" for entry in entries]
+    def joined(cells: list[str]) -> str:
         if short_column:
-            written_cells.insert(-1, dots)
-        return "".join(written_cells)
+            cells.insert(-1, '<td aria-hidden="true">⋯</td>')
+        return "".join(cells)
 
-    heads = cells('th scope="col"', [f"{mathml('k')} = {k}" if k == 0 else str(k) for k in columns])
+    names = [f"{mathml('k')} = {k}" if k == 0 else str(k) for k in columns]
+    heads = joined([f'<th scope="col">{name}</th>' for name in names])
     corner = f'<th scope="col">{mathml("j")}</th>'
     head = f'{corner}{heads}<th scope="col" class="bias">{mathml(caption)}</th>'
     body = []
@@ -87,13 +85,11 @@ def matrix_table(
             f"{number(float(matrix[r, c]), 4)}</td>"
             for c, k in enumerate(columns)
         ]
-        if short_column:
-            entries.insert(-1, dots)
         last = (
             f'<td class="bias" data-quantity="{quantities[1]}" data-node="{j}">'
             f"{number(float(bias[r]), 4)}</td>"
         )
-        body.append(f'<tr><th scope="row">{j}</th>{"".join(entries)}{last}</tr>')
+        body.append(f'<tr><th scope="row">{j}</th>{joined(entries)}{last}</tr>')
     return _table(head, body, "matrix")
 
 
@@ -103,8 +99,3 @@ def _table(head: str, rows: Sequence[str], kind: str = "column") -> str:
         f'<table class="{kind}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def text(words: str) -> str:
-    """Return text as HTML."""
-    return escape(words, quote=True)

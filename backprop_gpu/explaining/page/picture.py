@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 
 from backprop_gpu.explaining.layout import largest, places, short, strength
-from backprop_gpu.explaining.page.parts import text
 from backprop_gpu.explaining.page.run import PageRun
 
 LONG = 1500  # as wide as this, a picture is not made smaller, but scrolls
@@ -216,17 +216,13 @@ class Picture:
         if not hidden:
             return ""
         middle = (across[-1] + across[-2]) / 2
-        dots = "⋯" if self.shape.vertical else "⋮"
-        count = f"{hidden}" if self.shape.vertical else f"{dots} {hidden} more"
-        classes = 'class="ellipsis"'
+
+        def line(along: float, words: str) -> str:
+            return f'<text class="ellipsis" dy=".35em" {self.at(along, middle)}>{words}</text>'
+
         if self.shape.vertical:
-            above = self.at(along - 8, middle)
-            below = self.at(along + 8, middle)
-            return (
-                f'<text {classes} dy=".35em" {above}>{dots}</text>'
-                f'<text {classes} dy=".35em" {below}>{count}</text>'
-            )
-        return f'<text {classes} dy=".35em" {self.at(along, middle)}>{count}</text>'
+            return line(along - 8, "⋯") + line(along + 8, str(hidden))
+        return line(along, f"⋮ {hidden} more")
 
     def _targets(self) -> Iterator[str]:
         L = self.run.L
@@ -243,12 +239,7 @@ class Picture:
         if s.vertical:
             yield from self._names_beside()
             return
-        top, below = s.before - 32, s.before - 15
-
-        def name(along: float, across: float, words: str, line: str = "") -> str:
-            mark = f' data-line="{line}"' if line else ""
-            return f'<text class="name"{mark} {self.at(along, across)}>{words}</text>'
-
+        name, top, below = self._name, s.before - 32, s.before - 15
         yield name(self.line(0) + s.half / 2, top, "input")
         yield name(self.line(0) + s.half / 2, below, _symbol("x"))
         for l, g in enumerate(run.net.activations, start=1):
@@ -258,7 +249,7 @@ class Picture:
             yield name(middle, below, _parameters(l), f"weights-{l}")
         yield name(self.loss_line, top, "loss", "loss")
         if len(run.loss.name) < 10:
-            yield name(self.loss_line, below, text(run.loss.name), "loss")
+            yield name(self.loss_line, below, escape(run.loss.name), "loss")
         yield name(self.y + s.half / 2, below, _symbol("y"))
 
     def _names_beside(self) -> Iterator[str]:
@@ -266,9 +257,7 @@ class Picture:
         s, run = self.shape, self.run
 
         def name(along: float, words: str, line: str = "") -> str:
-            mark = f' data-line="{line}"' if line else ""
-            place = self.at(along, s.before - 8)
-            return f'<text class="name left"{mark} {place}>{words}</text>'
+            return self._name(along, s.before - 8, words, line, "name left")
 
         yield name(self.line(0) - 8, "input x")
         for l, g in enumerate(run.net.activations, start=1):
@@ -276,6 +265,12 @@ class Picture:
             yield name(self.line(l) - s.half - 10, words, f"activation-{l}")
         yield name(self.loss_line - 4, f"loss: {_cut(run.loss.name, 30)}", "loss")
         yield name(self.y + s.half + 16, "desired output y")
+
+    def _name(
+        self, along: float, across: float, words: str, line: str = "", classes: str = "name"
+    ) -> str:
+        mark = f' data-line="{line}"' if line else ""
+        return f'<text class="{classes}"{mark} {self.at(along, across)}>{words}</text>'
 
     def _jumps(self) -> Iterator[str]:
         """The lane: an arc for every line, to be jumped over forward or back."""
@@ -327,4 +322,4 @@ def _parameters(l: int) -> str:
 
 
 def _cut(words: str, most: int) -> str:
-    return text(words if len(words) <= most else words[: most - 1] + "…")
+    return escape(words if len(words) <= most else words[: most - 1] + "…")

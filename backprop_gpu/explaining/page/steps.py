@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 from backprop_gpu.activations import Activation
@@ -15,7 +16,6 @@ from backprop_gpu.explaining.page.parts import (
     mathml,
     matrix_table,
     number,
-    text,
 )
 from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.losses import Loss
@@ -109,7 +109,7 @@ def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
             equations.append(f"{left} = {g.latex}")
         body = formulas(equations) + _table(run, l, [("z_j", "z"), ("a_j", "a")])
         words = (
-            f"The activation function of layer {l}, <b>{text(str(g))}</b>, turns what a node "
+            f"The activation function of layer {l}, <b>{escape(str(g))}</b>, turns what a node "
             "hears into what it says."
         )
         title = f"Over the activation line of layer {l}"
@@ -120,7 +120,7 @@ def _forward(run: PageRun, view: View) -> Iterator[PageStep]:
     if run.loss.latex != Loss.latex:
         body = formulas([f"C = {run.loss.latex}"]) + body
     words = (
-        f"The loss, <b>{text(run.loss.name)}</b>, says in one number how far the prediction is "
+        f"The loss, <b>{escape(run.loss.name)}</b>, says in one number how far the prediction is "
         "from the desired output y."
     )
     yield PageStep(FORWARD, "Over the loss line", words, body, "loss", "C", asdict(view))
@@ -171,17 +171,17 @@ def _words(run: PageRun, jump: Jump) -> str:
     g = run.net.activations[l - 1]
     if l == run.L and run.loss.is_canonical_for(g):
         return (
-            f"What the loss divides by and the slope of <b>{text(str(g))}</b> cancel. What is "
+            f"What the loss divides by and the slope of <b>{escape(str(g))}</b> cancel. What is "
             "left is the output minus the desired output."
         )
     if g.jacobian_product is not None:
         return (
-            f"In <b>{text(str(g))}</b> every z moves every output, so what has been collected is "
+            f"In <b>{escape(str(g))}</b> every z moves every output, so what has been collected is "
             "summed over the outputs."
         )
     return (
         "What has been collected is multiplied, node by node, by the slope of "
-        f"<b>{text(str(g))}</b> there."
+        f"<b>{escape(str(g))}</b> there."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from html import escape
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,6 @@ from string import Template
 from typing import Any
 
 from backprop_gpu.explaining.layout import largest, short, strength
-from backprop_gpu.explaining.page.parts import text
 from backprop_gpu.explaining.page.picture import pictures
 from backprop_gpu.explaining.page.run import PageRun, run
 from backprop_gpu.explaining.page.steps import PageStep, steps
@@ -53,8 +53,8 @@ def page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> str:
     sizes = "-".join(map(str, net.layer_sizes[:8]))
     if len(net.layer_sizes) > 8:
         sizes += f"-…-{net.layer_sizes[-1]}"
-    names = ", ".join(_repeats(text(str(g)) for g in net.activations))
-    about = f"{sizes} nodes · {names} · loss {text(shown.loss.name)} · {net.dtype}"
+    names = ", ".join(_repeats(escape(str(g)) for g in net.activations))
+    about = f"{sizes} nodes · {names} · loss {escape(shown.loss.name)} · {net.dtype}"
     return Template(_resource("page.html")).substitute(
         title=f"Backpropagation of a {sizes} network, number by number",
         style=_resource("page.css"),
