@@ -62,7 +62,7 @@ def _head(explanation: Explanation) -> Iterator[str]:
 def _one_sample(explanation: Explanation) -> Iterator[str]:
     term = explanation.term
     yield f"<p>{to_mathml(explanation.formula)}</p>"
-    factors = term.parts if term.rule == "product" else (term,)
+    factors = outline.factors_of(term)
     *numbers, total = _numbers([float(part.values[0]) for part in (*factors, term)])
     rows = "".join(
         _row([part.role, to_mathml(part.symbol), value, _origin(part)], words=(0, 1, 3))
@@ -108,8 +108,7 @@ def _table(table: Table) -> str:
     *products_text, omitted, total = _numbers([*products, table.omitted_sum, table.total])
     rows = "".join(_row(cells) for cells in zip(*columns, products_text, strict=True))
     span = len(table.headings) + 1
-    count = len(table.lines) + table.omitted
-    over = f" / {count}" if table.label == "i" else ""
+    over = f" / {table.samples}" if table.samples else ""
     foot = ""
     if table.omitted:
         foot = f'<tr><td colspan="{span}">{table.omitted} more</td><td>{omitted}</td></tr>'

@@ -36,13 +36,13 @@ def as_latex(explanation: Explanation, environment: str = "align*") -> str:
 def _one_sample(explanation: Explanation) -> Iterator[str]:
     term = explanation.term
     yield _general(explanation.formula)
-    factors = term.parts if term.rule == "product" else ()
-    if factors:
+    factors = outline.factors_of(term)
+    if term.rule == "product":
         product = _times(float(factor.values[0]) for factor in factors)
         yield rf"{term.symbol} &= {product} = {_number(explanation.value)}"
-    for factor in factors or (term,):
+    for factor in factors:
         if factor.equation and factor.rule != "sum":
-            if factors:
+            if factor is not term:
                 yield _general(factor.formula)
             filled = outline.with_numbers(factor, 0, DIGITS)
             value = _number(float(factor.values[0]))
@@ -61,8 +61,8 @@ def _table(table: Table) -> Iterator[str]:
         more = rf"_{{\text{{{table.omitted} more}}}}"
         summands.append(rf"\underbrace{{{_times([table.omitted_sum])}}}{more}")
     start = end = ""
-    if table.label == "i":
-        start, end = rf"\frac{{1}}{{{len(table.lines) + table.omitted}}} \Bigl(", r"\Bigr)"
+    if table.samples:
+        start, end = rf"\frac{{1}}{{{table.samples}}} \Bigl(", r"\Bigr)"
     lines = [f"{table.title} &= {start}{summands[0]}"]
     lines += [rf"  &\quad {{}} + {summand}" for summand in summands[1:]]
     lines[-1] += f"{end} = {_number(table.total)}"

@@ -62,6 +62,11 @@ class Table:
     omitted_sum: float
     total: float
 
+    @property
+    def samples(self) -> int | None:
+        """How many samples the total is the average of; None for a sum over nodes."""
+        return len(self.lines) + self.omitted if self.label == "i" else None
+
 
 @dataclass(frozen=True)
 class Section:
@@ -89,6 +94,11 @@ def samples_shown(explanation: Explanation) -> list[int]:
     return [int(i) for i in np.argsort(-np.abs(values), kind="stable")[: explanation.largest]]
 
 
+def factors_of(term: Term) -> tuple[Term, ...]:
+    """Return the factors of a product; anything else is its own only one."""
+    return term.parts if term.rule == "product" else (term,)
+
+
 def over_samples(explanation: Explanation) -> Section:
     """Return the derivative of every sample's own loss, and their average."""
     term, shown = explanation.term, samples_shown(explanation)
@@ -101,7 +111,7 @@ def over_samples(explanation: Explanation) -> Section:
     table = Table(
         explanation.symbol, "i", headings, lines, len(rest), float(rest.sum()), explanation.value
     )
-    return Section((explanation.formula,), equations(factors or (term,)), (table,))
+    return Section((explanation.formula,), equations(factors_of(term)), (table,))
 
 
 def sums(explanation: Explanation) -> Iterator[Section]:

@@ -46,7 +46,7 @@ def _one_sample(explanation: Explanation) -> Iterator[str]:
     term = explanation.term
     yield from _equation(explanation.formula)
     yield ""
-    factors = term.parts if term.rule == "product" else (term,)
+    factors = outline.factors_of(term)
     rows = [(factor.role, factor.name, float(factor.values[0])) for factor in factors]
     if term.rule == "product":
         rows.append(("product", term.name, float(term.values[0])))
@@ -103,6 +103,7 @@ def _section(section: Section) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     headings = [table.label, *map(to_text, table.headings)]
+    headings.append("product" if table.headings else to_text(table.title))
     columns = [align([str(line.label) for line in table.lines])]
     for f in range(len(table.headings)):
         columns.append(align([number(line.factors[f]) for line in table.lines]))
@@ -110,14 +111,11 @@ def _table(table: Table) -> Iterator[str]:
     foot = []
     if table.omitted:
         foot.append((f"{table.omitted} more", number(table.omitted_sum)))
-    foot.append((_total(table), number(table.total)))
+    over = f" / {table.samples}" if table.samples else ""
+    foot.append((f"sum{over} = {to_text(table.title)}", number(table.total)))
     # The products and what they sum to stand below each other.
     last = align([*last, *(text for _, text in foot)])
-    if table.headings:
-        headings.append("product")
     columns.append(last[: len(table.lines)])
-    if not table.headings:
-        headings.append(to_text(table.title))
     widths = [max(map(len, (h, *c))) for h, c in zip(headings, columns, strict=True)]
     widths[-1] = max(widths[-1], *map(len, last))
 
@@ -130,12 +128,6 @@ def _table(table: Table) -> Iterator[str]:
     yield "  " + " " * before + "  " + "-" * widths[-1]
     for (words, _), value in zip(foot, last[len(table.lines) :], strict=True):
         yield f"  {words:>{before}}  {value.rjust(widths[-1])}".rstrip()
-
-
-def _total(table: Table) -> str:
-    count = len(table.lines) + table.omitted
-    over = f" / {count}" if table.label == "i" else ""
-    return f"sum{over} = {to_text(table.title)}"
 
 
 def _warning(explanation: Explanation) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backprop_gpu.explaining.chain import Chain
-from backprop_gpu.explaining.outline import parameter_words, with_numbers
+from backprop_gpu.explaining.outline import factors_of, parameter_words, with_numbers
 from backprop_gpu.explaining.page.parts import mathml
 from backprop_gpu.explaining.page.run import PageRun
 from backprop_gpu.explaining.terms import Term
@@ -68,13 +68,12 @@ class Terms:
         explained = Chain(numbers, LARGEST).derivative(l, j, k, 1)
         value = numbers.average(explained, numbers.backward(l, j, k))
         term = explained.term
-        factors = term.parts if term.rule == "product" else (term,)
         self.items[key] = {
             "words": parameter_words(l, j, k),
             "symbol": self._formula(term.symbol),
             "formula": self._formula(" = ".join(term.equation or (term.letters,))),
             "value": finite(value),
-            "factors": [self._term(factor) for factor in factors],
+            "factors": [self._term(factor) for factor in factors_of(term)],
         }
         if not math.isnan(parameter):
             self.items[key]["parameter"] = finite(parameter)
