@@ -19,9 +19,8 @@ from backprop_gpu.explaining.text import as_text
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 
-__all__ = ["Explanation", "Term", "explain", "explain_activation", "explain_bias"]
-
 Depth = int | Literal["full"] | None
+Kind = Literal["weight", "bias", "activation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class Explanation:
         How many summands, and samples, are shown at most.
     """
 
-    kind: Literal["weight", "bias", "activation"]
+    kind: Kind
     layer: int
     j: int | None
     k: int | None
@@ -157,7 +156,7 @@ def explain(
     _check_layer(net, layer, least=1)
     _check_node(net, "j", j, layer)
     _check_node(net, "k", k, layer - 1)
-    return _explained("weight", net, x, y, int(layer), int(j), int(k), loss, depth, largest)
+    return _explained(net, x, y, int(layer), int(j), int(k), loss, depth, largest)
 
 
 def explain_bias(
@@ -177,7 +176,7 @@ def explain_bias(
     """
     _check_layer(net, layer, least=1)
     _check_node(net, "j", j, layer)
-    return _explained("bias", net, x, y, int(layer), int(j), None, loss, depth, largest)
+    return _explained(net, x, y, int(layer), int(j), None, loss, depth, largest)
 
 
 def explain_activation(
@@ -200,11 +199,10 @@ def explain_activation(
     """
     _check_layer(net, layer, least=0)
     _check_node(net, "k", k, layer)
-    return _explained("activation", net, x, y, int(layer), None, int(k), loss, depth, largest)
+    return _explained(net, x, y, int(layer), None, int(k), loss, depth, largest)
 
 
 def _explained(
-    kind: Literal["weight", "bias", "activation"],
     net: MLP,
     x: Any,
     y: Any,
@@ -219,16 +217,17 @@ def _explained(
     levels = _levels(net, depth)
     check_count("largest", largest)
     numbers = Numbers(net, x, y, loss)
+    kind: Kind
     parameter = None
     with np.errstate(all="ignore"):
         explained = Chain(numbers, largest).derivative(l, j, k, levels)
         if j is None:
-            where = f"grads.activations[{l}][:, {k}].sum()"
+            kind, where = "activation", f"grads.activations[{l}][:, {k}].sum()"
         elif k is None:
-            where = f"grads.biases[{l - 1}][{j}]"
+            kind, where = "bias", f"grads.biases[{l - 1}][{j}]"
             parameter = float(net.biases[l - 1][j])
         else:
-            where = f"grads.weights[{l - 1}][{j}, {k}]"
+            kind, where = "weight", f"grads.weights[{l - 1}][{j}, {k}]"
             parameter = float(net.weights[l - 1][j, k])
         backward = numbers.backward(l, j, k)
         value = numbers.average(explained, backward)
