@@ -13,7 +13,7 @@ from backprop_gpu.errors import DomainError, DtypeError, ShapeError
 from backprop_gpu.mlp import MLP
 
 # What scikit-learn calls an activation, where it has another name here.
-NAMES = {"logistic": "sigmoid"}
+CORE_NAMES = {"logistic": "sigmoid"}
 
 
 def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any = None) -> MLP:
@@ -70,7 +70,7 @@ def from_sklearn(estimator: Any, *, device: str | Backend = "auto", dtype: Any =
 
 
 def _named(theirs: Any, kind: str) -> str:
-    name: str = NAMES.get(str(theirs), theirs)
+    name: str = CORE_NAMES.get(str(theirs), theirs)
     if name not in tuple(ACTIVATIONS):
         raise DomainError(
             f"the {kind} has the activation {theirs!r}, which is not built in; "

@@ -37,11 +37,10 @@ from backprop_gpu.estimators.notes import NAMES
 from backprop_gpu.estimators.stochastic import fit_stochastic
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
+from backprop_gpu.sklearn_import import CORE_NAMES
 from backprop_gpu.training.history import Epoch
 from backprop_gpu.training.planning import PathName
 
-# What scikit-learn calls an activation, where the core has another name.
-CORE_NAMES = {"logistic": "sigmoid"}
 SKLEARN_NAMES = {ours: theirs for theirs, ours in CORE_NAMES.items()}
 
 Y_SHAPES = "expected (samples,) or (samples, outputs)"

@@ -80,9 +80,9 @@ def is_sparse(x: Any) -> bool:
     return hasattr(x, "toarray")
 
 
-def dense(x: Any, backend: Backend, dtype: np.dtype[Any]) -> Array:
-    """Return a matrix, sparse or not, as an array on the device."""
-    return backend.asarray(x.toarray() if is_sparse(x) else x, dtype)
+def dense(x: Any) -> Any:
+    """Return a sparse matrix as an array, and anything else as it is."""
+    return x.toarray() if is_sparse(x) else x
 
 
 def check_data(net: MLP, x: Any, y: Array, loss: Loss) -> tuple[Any, Array]:
@@ -100,7 +100,7 @@ def outputs_of(net: MLP, x: Any) -> Array:
         return net(x)
     step = max(1, PIECE // x.shape[1])
     pieces = (x[start : start + step] for start in range(0, max(1, x.shape[0]), step))
-    return np.concatenate([net(piece.toarray() if is_sparse(x) else piece) for piece in pieces])
+    return np.concatenate([net(dense(piece)) for piece in pieces])
 
 
 def held(values: Any) -> Any:
@@ -133,7 +133,7 @@ class SparseBatches:
         epoch, i = divmod(step, self.per_epoch or 1)
         rows = self._order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
         x, y = (array[: len(rows)] for array in self._arrays)
-        x[...] = dense(self.x[rows], self._backend, y.dtype)
+        x[...] = self._backend.asarray(dense(self.x[rows]), y.dtype)
         self._backend.gather(self.y, self._backend.asarray(rows, rows.dtype), y)
         return len(rows)
 

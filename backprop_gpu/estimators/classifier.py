@@ -23,7 +23,7 @@ from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends import Backend, NumpyBackend, choose_backend
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_not_negative
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
-from backprop_gpu.estimators.batches import is_sparse
+from backprop_gpu.estimators.batches import dense
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
 from backprop_gpu.estimators.regressor import documented
 from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream
@@ -161,7 +161,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         if self._several:
             known = _same_labels(y, on_device) if on_device else y
             self._learn_classes(known, incremental=incremental)
-            return y.toarray() if is_sparse(y) else y
+            return dense(y)
         backend = on_device or NumpyBackend()
         with backend.computing():
             known = backend.to_numpy(backend.xp.unique(y)) if on_device else y
@@ -253,7 +253,7 @@ def _weights_by_class(class_weight: Any, y: Any, classes: NDArray[Any]) -> NDArr
 
     Some of the samples need not have all of the classes, as in `partial_fit`.
     """
-    columns = y.toarray().T if is_sparse(y) else np.atleast_2d(y.T)
+    columns = np.atleast_2d(dense(y).T)
     settings = class_weight if isinstance(class_weight, list) else [class_weight]
     if len(settings) != len(columns) or not all(isinstance(s, dict) for s in settings):
         raise DomainError(

@@ -29,7 +29,7 @@ def fit_lbfgs(estimator: BaseMLP, net: MLP, loss: Loss, samples: Samples) -> Non
     entry = loss if samples.weights is None else weighted(loss)
     (total,) = samples.weight_sums(np.arange(len(samples)), len(samples))
     decay = estimator.alpha / total
-    x = dense(samples.x, backend, net.dtype)
+    x = backend.asarray(dense(samples.x), net.dtype)
     space = Workspace(net, entry, x, samples.targets(backend)).rows(len(samples))
 
     def propagate(backend: Backend) -> None:

@@ -26,7 +26,7 @@ from backprop_gpu.data import (
 )
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief
 from backprop_gpu.estimators.base import Y_SHAPES, BaseMLP, check_weights, on_cpu
-from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, is_sparse
+from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, dense, is_sparse
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
 from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
@@ -83,7 +83,7 @@ class Stream:
             if not is_streamed(y):
                 self.y = y.tocsr() if is_sparse(y) else self.labels(y)
             x, y = X[0:1], self.y[0:1]
-        self.x_first, self.y_first = numeric(_dense(x), "X"), self.labels(y)
+        self.x_first, self.y_first = numeric(dense(x), "X"), self.labels(y)
         shape = tuple(self.x_first.shape)
         if len(shape) != 2:
             raise ShapeError(f"X has rows of shape {shape[1:]}; expected one number per feature")
@@ -92,7 +92,7 @@ class Stream:
 
     def labels(self, y: Any) -> NDArray[Any]:
         """Return some y on the CPU, with one dimension if it has one column."""
-        labels = np.asarray(on_cpu(_dense(y), self.backend))
+        labels = np.asarray(on_cpu(dense(y), self.backend))
         if labels.ndim not in (1, 2):
             raise ShapeError(f"y has shape {labels.shape}; {Y_SHAPES}")
         return labels.ravel() if labels.shape[1:] == (1,) else labels
@@ -110,11 +110,7 @@ class Stream:
     def _encoded_pairs(self, encode: Encode) -> Generator[tuple[Any, NDArray[Any]], None, None]:
         for number, pair in enumerate(self._pairs):
             x, y = checked_pair(pair, number)
-            yield _dense(x), encode(y, slice(None))
-
-
-def _dense(x: Any) -> Any:
-    return x.toarray() if is_sparse(x) else x
+            yield dense(x), encode(y, slice(None))
 
 
 class _Encoded:
