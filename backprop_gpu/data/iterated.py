@@ -22,7 +22,7 @@ CPU = NumpyBackend()
 
 
 class IteratedBatches:
-    """Batches (see `Batches`) from an iterable of pairs (x, y).
+    """Batches from an iterable of pairs (x, y).
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class IteratedBatches:
     Attributes
     ----------
     samples, per_epoch : int or None
-        Of the last epoch that was gone through from its beginning to its end.
+        As of `StreamedBatches`: in the last epoch that was gone through from its beginning to its
+        end.
     once : bool
         Whether there is only one epoch.
     """
@@ -70,6 +71,7 @@ class IteratedBatches:
     def epoch(
         self, epoch: int, start: int = 0, room: Room | None = None
     ) -> Generator[tuple[Array, Array], None, None]:
+        """Go through the batches of an epoch; see `StreamedBatches.epoch`."""
         if self.once and self._used:
             raise DomainError(
                 f"the batches come from an iterator ({type(self._batches).__name__}), which "

@@ -32,7 +32,7 @@ BLOCKS = 64
 
 
 class StreamedBatches:
-    """Batches (see `Batches`) of data that are read a window at a time.
+    """Batches of data that are read a window at a time.
 
     Parameters
     ----------
@@ -51,6 +51,11 @@ class StreamedBatches:
     window_bytes : int
         The size of a window in float32; float64 takes twice as much, so that the order is the
         same. Two are held at a time. A batch that is larger is a window by itself.
+
+    Attributes
+    ----------
+    samples, per_epoch : int
+        Rows, and batches, in an epoch.
 
     Raises
     ------
@@ -91,6 +96,12 @@ class StreamedBatches:
     def epoch(
         self, epoch: int, start: int = 0, room: Room | None = None
     ) -> Generator[tuple[Array, Array], None, None]:
+        """Go through the batches of an epoch, from batch number `start` on.
+
+        Each is (x, y), checked, in the network's dtype on its device, C-contiguous; the arrays
+        that `room` gave, or new ones. Batch k of an epoch is the same whatever `start` is. A
+        background thread reads ahead; it ends when the iterator is exhausted or closed.
+        """
         room = room or new_room(self._backend, self._columns, self._dtype)
         with closing(self.windows(epoch, start)) as windows:
             for x, y, order, number in windows:

@@ -17,7 +17,6 @@ from sklearn.utils.validation import validate_data
 from backprop_gpu.arrays import Array, ArrayModule, numeric
 from backprop_gpu.backends import choose_backend
 from backprop_gpu.data import (
-    Batches,
     IteratedBatches,
     StreamedBatches,
     checked_pair,
@@ -99,7 +98,7 @@ class Stream:
 
     def batches(
         self, encode: Encode, batch_size: int | str, seed: int | None, **common: Any
-    ) -> Batches:
+    ) -> IteratedBatches | StreamedBatches:
         """Return the batches, with targets as `encode` makes them."""
         if self.y is None:
             return IteratedBatches(self._encoded_pairs(encode), **common)
