@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.compiled import FusedOperations, or_numpy
+from backprop_gpu.compiled import or_numpy
 from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
 from backprop_gpu.estimators.losses import Weighted
 from backprop_gpu.losses import Loss
@@ -143,7 +143,6 @@ class Learner:
             streams=isinstance(given, StreamBatches),
             singly=_needs_single_steps(net, given),
         )
-        fused: FusedOperations | None = None
         with or_numpy(insists=path == chosen.path, stacklevel=7):
             if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
                 compiled = CompiledSteps(
@@ -158,9 +157,9 @@ class Learner:
                 )
                 return compiled, "compiled"
             if chosen.path == "fused":
-                fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
-        steps = Steps(net, batches, loss, optimizer, penalizes=penalizes, fused=fused)
-        return steps, "fused" if fused else "steps"
+                fused = Steps(net, batches, loss, optimizer, penalizes=penalizes, fuses=True)
+                return fused, "fused"
+        return Steps(net, batches, loss, optimizer, penalizes=penalizes), "steps"
 
     def _step_sizes(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the steps' learning rates: Adam's with both bias corrections in them."""

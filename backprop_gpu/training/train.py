@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.compiled import FusedOperations, or_numpy
+from backprop_gpu.compiled import or_numpy
 from backprop_gpu.errors import (
     DomainError,
     MissingExtraError,
@@ -296,7 +296,6 @@ def _step_runner(
     insists: bool,
 ) -> tuple[StepRunner, PathName]:
     """Return what runs the steps as planned, and the path: NumPy's, where nothing is compiled."""
-    fused: FusedOperations | None = None
     with or_numpy(insists=insists, stacklevel=3):
         if chosen.path == "compiled":
             own = seed if isinstance(batches, ArrayBatches) else None  # a stream shuffles itself
@@ -304,11 +303,10 @@ def _step_runner(
             steps = CompiledSteps(net, batches, loss, optimizer, own, threads, limits=limits)
             return steps, "compiled"
         if chosen.path == "fused":
-            fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
+            return Steps(net, batches, loss, optimizer, limits=limits, fuses=True), "fused"
     if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
         return OneLaunchSteps(net, batches, loss, optimizer, seed, limits), "one launch"
-    single = Steps(net, batches, loss, optimizer, limits=limits, fused=fused)
-    return single, "fused" if fused else "steps"
+    return Steps(net, batches, loss, optimizer, limits=limits), "steps"
 
 
 def _check_helpers(

@@ -5,7 +5,6 @@ import pytest
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import FusedOperations
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.training.batches import shuffled_batches
@@ -28,8 +27,7 @@ def test_what_an_optimizer_keeps_becomes_0_and_not_next_to_it(way):
     if way == "compiled":
         runner = CompiledSteps(*given, None, 1)
     else:
-        fused = FusedOperations(net.activations, *given[2:], net.dtype) if way == "fused" else None
-        runner = Steps(*given, fused=fused)
+        runner = Steps(*given, fuses=way == "fused")
     steps = range(2 * single_steps.STEPS_TO_CLEARING)
     runner.run(steps[:1], numbers_of(optimizer, steps[:1], np.zeros(1)))
     assert runner.state[0].all()

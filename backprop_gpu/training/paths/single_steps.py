@@ -121,8 +121,8 @@ class Steps:
     net, loss, optimizer, limits, penalizes
         As of `Step`.
     batches : Batches
-    fused : FusedOperations, optional
-        What records the steps of a network on the CPU, in place of its backend.
+    fuses : bool
+        Whether all that is elementwise is compiled; for a network on the CPU.
 
     Attributes
     ----------
@@ -132,6 +132,11 @@ class Steps:
         What to go back to if NaN or infinity arises.
     reads_all : bool
         Whether every loss is read at once. It costs nothing on the CPU.
+
+    Raises
+    ------
+    CompileError
+        If it can't be compiled.
     """
 
     def __init__(
@@ -143,12 +148,14 @@ class Steps:
         *,
         limits: Limits = NO_LIMITS,
         penalizes: bool = False,
-        fused: FusedOperations | None = None,
+        fuses: bool = False,
     ) -> None:
+        self._fused: FusedOperations | None = None
+        if fuses:  # before anything is allocated: it may not compile
+            self._fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
         self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
         self.reads_all = net.device == "cpu"
         self._sample_norm = limits.sample_norm
-        self._fused = fused
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
