@@ -11,13 +11,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 from backprop_gpu.arrays import Array, ArrayModule, check_result
-from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry, check_name
+from backprop_gpu.errors import (
+    DomainError,
+    DtypeError,
+    UnknownNameError,
+    check_entry,
+    check_name,
+    check_number,
+)
 from backprop_gpu.special import normal_cdf
 
 Elementwise = Callable[..., Array]
@@ -135,9 +141,7 @@ def LeakyReLU(leak: float = 0.01) -> Activation:
     DomainError
         If leak is not a finite number.
     """
-    if isinstance(leak, bool) or not isinstance(leak, Real) or not math.isfinite(leak):
-        raise DomainError(f"leak is {leak!r}; expected a finite number, for example 0.1")
-    return _leaky_relu(float(leak))
+    return _leaky_relu(check_number("leak", leak, "a finite number, for example 0.1"))
 
 
 def _in_place(function: Callable[[ArrayModule, Array, Array], None]) -> Elementwise:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from backprop_gpu.activations import Activation
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, to_cpu
 from backprop_gpu.explaining.formulas import to_text
 from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
@@ -197,9 +197,8 @@ def _dC_da(l: int) -> str:
 def _matrix(array: Array) -> list[str]:
     """Return the first rows and columns of an array as lines of text."""
     corner = array[:ROWS, :COLUMNS] if array.ndim == 2 else array[None, :COLUMNS]
-    corner = corner.get() if hasattr(corner, "get") else corner
     more_columns = " ..." if array.shape[-1] > COLUMNS else ""
-    columns = [align([number(float(value), 5) for value in column]) for column in corner.T]
+    columns = [align([number(float(value), 5) for value in column]) for column in to_cpu(corner).T]
     lines = [
         "    " + "  ".join(cells).rstrip() + more_columns for cells in zip(*columns, strict=True)
     ]
