@@ -231,13 +231,13 @@ class Checkpoints:
         """Write a checkpoint if it is time for one, or if it is the last."""
         if self._folder is None:
             return
-        steps = self.steps_between(run.path.batches.per_epoch)
+        steps = self.steps_between(run.per_epoch)
         if steps is None:
             due = not run.losses and len(run.history.loss) % max(1, round(self.every)) == 0
         else:
             due = run.step % steps == 0
         if due or last:
-            self._folder.write(run.step, run.path.net, self._identity, *_content(run, best))
+            self._folder.write(run.step, run.net, self._identity, *_content(run, best))
 
     def restore(self, run: Run, best: BestEpoch | None, **identity: Any) -> None:
         """Bring a run to where the newest checkpoint that can be read was written.
@@ -258,29 +258,29 @@ def _files(folder: Path) -> list[Path]:
 
 def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
     """Return what has to be the same for a run to go on; numbers and text, as JSON has them."""
-    net, path = run.path.net, run.path
+    net, runner = run.net, run.runner
     return {
         "layer_sizes": list(net.layer_sizes),
         "activations": [str(g) for g in net.activations],
         "dtype": net.dtype.name,
         "device": kind_of(net.device),
         **others,
-        "optimizer": without_addresses(path.optimizer),
-        "batch_size": path.batches.batch_size,
-        "per_epoch": path.batches.per_epoch,
+        "optimizer": without_addresses(runner.optimizer),
+        "batch_size": runner.batches.batch_size,
+        "per_epoch": run.per_epoch,
     }
 
 
 def _content(run: Run, best: BestEpoch | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the notes and the arrays that a run goes on from."""
-    net, history = run.path.net, run.history
+    net, history = run.net, run.history
     arrays: dict[str, Any] = {
-        f"optimizer.{i}": net.backend.to_numpy(slot) for i, slot in enumerate(run.path.state)
+        f"optimizer.{i}": net.backend.to_numpy(slot) for i, slot in enumerate(run.runner.state)
     }
     arrays |= {f"history.{name}": np.array(getattr(history, name), float) for name in HISTORY}
     arrays |= {"losses": np.array(run.losses, float), "counts": np.array(run.counts, np.int64)}
     # Nobody has seen the loss of the parameters as they are now.
-    arrays["safe"] = net.backend.to_numpy(run.path.safe.parameters)
+    arrays["safe"] = net.backend.to_numpy(run.runner.safe.parameters)
     if best is not None and best.parameters is not None:
         arrays["best"] = net.backend.to_numpy(best.parameters)
     notes = {} if best is None else {"best_loss": best.loss, "best_epoch": best.epoch}
@@ -289,27 +289,26 @@ def _content(run: Run, best: BestEpoch | None) -> tuple[dict[str, Any], dict[str
 
 def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     """Bring a run to where a checkpoint was written; raise before anything is changed."""
-    net, arrays, notes = run.path.net, saved.arrays, saved.notes
+    net, arrays, notes = run.net, saved.arrays, saved.notes
     parameters = like_parameters(net, saved.net.parameters)
-    slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.path.state))]
+    slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.runner.state))]
     safe = like_parameters(net, arrays["safe"])
     best_parameters = like_parameters(net, arrays["best"]) if "best" in arrays else None
     best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
     history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
     losses, counts = list(map(float, arrays["losses"])), list(map(int, arrays["counts"]))
     step, done = int(notes["step"]), len(history["loss"])
-    per_epoch = run.path.batches.per_epoch
-    made = step if per_epoch is None else done * per_epoch + len(losses)
+    made = step if run.per_epoch is None else done * run.per_epoch + len(losses)
     found = step, len(history["learning_rate"]), len(counts)
     if found != (made, done + bool(losses), len(losses)):
         raise ShapeError("its step and the lengths of its history contradict each other")
 
     net.parameters[...] = parameters
-    for slot, kept in zip(run.path.state, slots, strict=True):
+    for slot, kept in zip(run.runner.state, slots, strict=True):
         slot[...] = kept
     for name, values in history.items():
         getattr(run.history, name)[:] = values
     run.step, run.losses, run.counts = step, losses, counts
-    run.path.safe.parameters[...] = safe
+    run.runner.safe.parameters[...] = safe
     if best is not None:
         best.loss, best.epoch, best.parameters = best_loss, best_epoch, best_parameters

@@ -58,8 +58,9 @@ class Run:
         The losses of the epoch that is under way, and the samples in its batches.
     """
 
-    def __init__(self, path: StepRunner, history: History) -> None:
-        self.path, self.history = path, history
+    def __init__(self, runner: StepRunner, history: History) -> None:
+        self.runner, self.history = runner, history
+        self.net, self.per_epoch = runner.net, runner.batches.per_epoch
         self.step = self.samples = 0
         self.losses: list[float] = []
         self.counts: list[int] = []
@@ -67,8 +68,10 @@ class Run:
     @property
     def epochs_passed(self) -> float:
         """How many epochs have been run; with a fraction, where it is known what is left of one."""
-        done, per_epoch = len(self.history.loss), self.path.batches.per_epoch
-        return done + round(len(self.losses) / per_epoch, 2) if self.losses and per_epoch else done
+        done = len(self.history.loss)
+        if not self.losses or self.per_epoch is None:
+            return done
+        return done + round(len(self.losses) / self.per_epoch, 2)
 
     def chunks(
         self, epochs: int, *, one_by_one: bool, stop_every: int | None = None
@@ -83,9 +86,8 @@ class Run:
             count = self._next_count(size, epochs, one_by_one)
             if stop_every is not None:
                 count = min(count, stop_every - self.step % stop_every)
-                per_epoch = self.path.batches.per_epoch
-                if per_epoch is not None and count > per_epoch:
-                    count -= count % per_epoch  # what an epoch begins with is kept
+                if self.per_epoch is not None and count > self.per_epoch:
+                    count -= count % self.per_epoch  # what an epoch begins with is kept
             steps = range(self.step, self.step + count)
             before = time.perf_counter()
             self._advance(steps, epochs)
@@ -97,34 +99,31 @@ class Run:
 
     def check_last_update(self) -> None:
         """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
-        parameters = self.path.net.parameters
-        if not bool(self.path.net.backend.xp.isfinite(parameters).all()):
+        if not bool(self.net.backend.xp.isfinite(self.net.parameters).all()):
             self._recover(len(self.history.loss))
 
     def _next_count(self, size: int, epochs: int, one_by_one: bool) -> int:
         """Return how many steps to make next: a part of an epoch, or whole ones."""
-        per_epoch = self.path.batches.per_epoch
-        if per_epoch is None:
+        if self.per_epoch is None:
             return size
-        left = per_epoch - len(self.losses)
+        left = self.per_epoch - len(self.losses)
         if one_by_one or self.losses or size < left:
             return min(size, left)
-        return per_epoch * min(size // per_epoch, epochs - len(self.history.loss))
+        return self.per_epoch * min(size // self.per_epoch, epochs - len(self.history.loss))
 
     def _advance(self, steps: range, epochs: int) -> None:
-        per_epoch = self.path.batches.per_epoch
-        epoch, begins = len(self.history.loss), not self.losses
+        epoch, batches = len(self.history.loss), self.runner.batches
         safe: Safe = "nothing"
-        if begins:
-            many = per_epoch is not None and len(steps) > per_epoch
+        if not self.losses:
+            many = self.per_epoch is not None and len(steps) > self.per_epoch
             safe = "everything" if many else "parameters"
         passed = np.full(len(steps), float(epoch))
-        if per_epoch is not None:
-            passed = np.arange(steps.start, steps.stop) / per_epoch
-        numbers = numbers_of(self.path.optimizer, steps, passed)
-        if isinstance(self.path.batches, StreamBatches):
-            self.path.batches.seek(epoch, len(self.losses))
-        losses, counts = self.path.run(steps, numbers, safe)
+        if self.per_epoch is not None:
+            passed = np.arange(steps.start, steps.stop) / self.per_epoch
+        numbers = numbers_of(self.runner.optimizer, steps, passed)
+        if isinstance(batches, StreamBatches):
+            batches.seek(epoch, len(self.losses))
+        losses, counts = self.runner.run(steps, numbers, safe)
 
         good = int(np.isfinite(losses).argmin()) if not np.isfinite(losses).all() else len(losses)
         self._append(losses[:good], counts[:good], numbers[:, 0])
@@ -138,12 +137,12 @@ class Run:
     def _append(
         self, losses: NDArray[np.float64], counts: NDArray[np.int64], rates: NDArray[np.float64]
     ) -> None:
-        per_epoch, history = self.path.batches.per_epoch, self.history
+        history = self.history
         self.step += len(losses)
         self.samples += int(counts.sum())
-        if per_epoch == 1:  # thousands of them, where a network is small
+        if self.per_epoch == 1:  # thousands of them, where a network is small
             history.loss.extend(losses.tolist())
-            if callable(self.path.optimizer.learning_rate):
+            if callable(self.runner.optimizer.learning_rate):
                 history.learning_rate.extend(rates[: len(losses)].tolist())
             else:
                 history.learning_rate.extend([float(rates[0])] * len(losses))
@@ -154,7 +153,7 @@ class Run:
                 history.learning_rate.append(rate)
             self.losses.append(loss)
             self.counts.append(count)
-            if len(self.losses) == per_epoch:
+            if len(self.losses) == self.per_epoch:
                 self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -164,14 +163,14 @@ class Run:
 
     def _recover(self, epochs: int) -> None:
         """Go back to the last good parameters; find out what went wrong, and when, and raise."""
-        path, history, per_epoch = self.path, self.history, self.path.batches.per_epoch
+        runner, history, per_epoch = self.runner, self.history, self.per_epoch
         epoch = len(history.loss)
-        layer = path.first_bad_layer() if path.reads_all else None
+        layer = runner.first_bad_layer() if runner.reads_all else None
         self.losses, self.counts = [], []
-        if not path.safe.go_back() or per_epoch is None:
+        if not runner.safe.go_back() or per_epoch is None:
             self._give_up(min(epoch, epochs - 1), layer)
-        path.reads_all = True
-        self.step = path.safe.step
+        runner.reads_all = True
+        self.step = runner.safe.step
         first = self.step // per_epoch
         del history.loss[first:], history.learning_rate[first:]
         while len(history.loss) < epochs:
