@@ -67,6 +67,10 @@ class _Picture:
         matrix = entries(self.net, array, [self.sample], self.shown[l])
         return matrix.reshape(-1)
 
+    def write(self, x: float, y: float, words: str, **style: Any) -> None:
+        """Write words around a place, in ink, unless the style says otherwise."""
+        self.ax.text(x, y, words, **{"ha": "center", "va": "center", "color": INK, **style})
+
 
 def draw(
     net: MLP,
@@ -239,15 +243,8 @@ def _draw_weights(picture: _Picture, l: int, matrix: Array, marked: bool) -> Non
         band = Rectangle(corner, width, height, color=MARK, alpha=0.09, zorder=0, linewidth=0)
         band.set_gid("crossed")
         picture.ax.add_patch(band)
-    picture.ax.text(
-        (l - 0.5) * LAYERS_APART,
-        picture.top + 0.62,
-        rf"$W^{{[{l}]}}, b^{{[{l}]}}$",
-        ha="center",
-        va="bottom",
-        fontsize=11,
-        color=MARK if marked else INK,
-    )
+    x, y, colour = (l - 0.5) * LAYERS_APART, picture.top + 0.62, MARK if marked else INK
+    picture.write(x, y, rf"$W^{{[{l}]}}, b^{{[{l}]}}$", va="bottom", fontsize=11, color=colour)
 
 
 def _draw_lines(picture: _Picture, jump: Jump | None) -> None:
@@ -256,19 +253,18 @@ def _draw_lines(picture: _Picture, jump: Jump | None) -> None:
     for l, g in enumerate(picture.net.activations, start=1):
         marked = _crossed(jump, "activation", l)
         words = str(g).replace("_", " ")
-        _draw_line(picture.ax, l * LAYERS_APART, low, high, words, f"activation-{l}", marked)
+        _draw_line(picture, l * LAYERS_APART, low, high, words, f"activation-{l}", marked)
     x = picture.L * LAYERS_APART + TO_LOSS
-    _draw_line(picture.ax, x, low, high, "loss", "loss", _crossed(jump, "loss", picture.L))
+    _draw_line(picture, x, low, high, "loss", "loss", _crossed(jump, "loss", picture.L))
     for j, (_, y) in picture.nodes[-1].items():
-        index = f"$y_{{{j}}}$"
-        picture.ax.text(x + TO_Y, y, index, ha="center", va="center", fontsize=11, color=INK)
+        picture.write(x + TO_Y, y, f"$y_{{{j}}}$", fontsize=11)
     _ellipsis(picture.ax, x + TO_Y, picture.nodes[-1], picture.net.layer_sizes[-1])
 
 
 def _draw_line(
-    ax: Axes, x: float, low: float, high: float, words: str, gid: str, marked: bool
+    picture: _Picture, x: float, low: float, high: float, words: str, gid: str, marked: bool
 ) -> None:
-    (line,) = ax.plot(
+    (line,) = picture.ax.plot(
         [x, x],
         [low, high],
         color=MARK if marked else FAINT,
@@ -277,16 +273,8 @@ def _draw_line(
         zorder=2,
     )
     line.set_gid("crossed" if marked else gid)
-    ax.text(
-        x,
-        low - 0.08,
-        words,
-        ha="center",
-        va="top",
-        fontsize=9,
-        color=MARK if marked else INK,
-        fontweight="bold" if marked else "normal",
-    )
+    style = {"color": MARK, "fontweight": "bold"} if marked else {}
+    picture.write(x, low - 0.08, words, va="top", fontsize=9, **style)
 
 
 def _draw_nodes(picture: _Picture, trace: Trace | None) -> None:
@@ -304,27 +292,16 @@ def _draw_nodes(picture: _Picture, trace: Trace | None) -> None:
             circle = Circle((x, y), RADIUS, facecolor=colour, edgecolor=INK, lw=1.0, zorder=4)
             circle.set_gid(f"node-{l}-{j}")
             picture.ax.add_patch(circle)
-            picture.ax.text(x, y, text, ha="center", va="center", fontsize=9, color=INK, zorder=5)
+            picture.write(x, y, text, fontsize=9, zorder=5)
             if len(nodes) < picture.net.layer_sizes[l] and j == max(nodes):
-                label = f"node {j}"
-                picture.ax.text(
-                    x,
-                    y - RADIUS - 0.03,
-                    label,
-                    ha="center",
-                    va="top",
-                    fontsize=6.5,
-                    color=INK,
-                    zorder=5,
-                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
-                )
+                box = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+                style = {"va": "top", "fontsize": 6.5, "zorder": 5, "bbox": box}
+                picture.write(x, y - RADIUS - 0.03, f"node {j}", **style)
         x = l * LAYERS_APART
         _ellipsis(picture.ax, x, nodes, picture.net.layer_sizes[l])
         size = picture.net.layer_sizes[l]
         title = (f"layer {l}" if l else "input") + f"\n{size} node{'s' * (size > 1)}"
-        picture.ax.text(
-            x, picture.top + 0.62, title, ha="center", va="bottom", fontsize=9, color=INK
-        )
+        picture.write(x, picture.top + 0.62, title, va="bottom", fontsize=9)
 
 
 def _ellipsis(ax: Axes, x: float, nodes: dict[int, tuple[float, float]], size: int) -> None:
@@ -351,29 +328,14 @@ def _draw_collected(picture: _Picture, jump: Jump) -> None:
     after_line = jump.kind in ("loss", "weights")
     values = picture.row(jump.gradient, l)
     side = 1 if after_line else -1
+    box = {"boxstyle": "round,pad=0.22", "facecolor": MARK, "edgecolor": PAPER}
+    style = {"fontsize": 8, "color": PAPER, "zorder": 6, "gid": "collected", "bbox": box}
     for (x, y), value in zip(picture.nodes[l].values(), values, strict=True):
-        picture.ax.text(
-            x + side * 0.5,
-            y + 0.36,
-            short(float(value)),
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=PAPER,
-            zorder=6,
-            gid="collected",
-            bbox={"boxstyle": "round,pad=0.22", "facecolor": MARK, "edgecolor": PAPER},
-        )
+        picture.write(x + side * 0.5, y + 0.36, short(float(value)), **style)
     what = rf"$\partial C/\partial a^{{[{l}]}}$" if after_line else rf"$\delta^{{[{l}]}}$"
-    picture.ax.text(
-        picture.L * LAYERS_APART / 2,
-        picture.top + 1.45,
-        f"{jump.words[0].upper()}{jump.words[1:]}; collected so far: {what}",
-        ha="center",
-        va="bottom",
-        fontsize=11,
-        color=MARK,
-    )
+    words = f"{jump.words[0].upper()}{jump.words[1:]}; collected so far: {what}"
+    x, y = picture.L * LAYERS_APART / 2, picture.top + 1.45
+    picture.write(x, y, words, va="bottom", fontsize=11, color=MARK)
 
 
 def _draw_legend(picture: _Picture, by: str, jump: Jump | None) -> None:
