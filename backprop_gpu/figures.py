@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
+INK, FAINT, PAPER = "#26241f", "#8a857a", "#ffffff"
 
 
 def new_figure(what_for: str, **settings: Any) -> Figure:

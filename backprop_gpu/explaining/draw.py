@@ -21,7 +21,7 @@ from backprop_gpu.explaining.layout import (
     shown_nodes,
     strength,
 )
-from backprop_gpu.figures import check_picture_path, new_figure, save_figure
+from backprop_gpu.figures import FAINT, INK, PAPER, check_picture_path, new_figure, save_figure
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Gradients, Trace
 
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 # Of the picture, in units of the distance between two nodes: distance between two layers, radius
 # of a node, distance of the loss line from the last layer, and of y from the loss line.
 LAYERS_APART, RADIUS, TO_LOSS, TO_Y = 2.7, 0.36, 0.95, 0.6
-INK, FAINT, PAPER, MARK = "#26241f", "#8a857a", "#ffffff", "#a3195b"
-POSITIVE, NEGATIVE = "#2166ac", "#b2541a"
+POSITIVE, NEGATIVE, MARK = "#2166ac", "#b2541a", "#a3195b"
 
 
 @dataclass

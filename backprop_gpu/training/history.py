@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from backprop_gpu.errors import DomainError
-from backprop_gpu.figures import check_picture_path, new_figure, save_figure
+from backprop_gpu.figures import FAINT, INK, check_picture_path, new_figure, save_figure
 from backprop_gpu.mlp import MLP
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-BLUE, ORANGE, GREY, INK = "#1f6fb2", "#d1652a", "#8a857a", "#26241f"
+BLUE, ORANGE = "#1f6fb2", "#d1652a"
 
 
 @dataclass
@@ -184,10 +184,10 @@ def _draw_learning_rate(ax: Axes, rates: Sequence[float]) -> list[Line2D]:
     twin = ax.twinx()
     twin.set_zorder(ax.get_zorder() - 1)  # the losses are drawn over it
     ax.patch.set_visible(False)
-    twin.set_ylabel("learning rate", color=GREY)
-    twin.tick_params(axis="y", colors=GREY)
+    twin.set_ylabel("learning rate", color=FAINT)
+    twin.tick_params(axis="y", colors=FAINT)
     twin.spines[["top", "right"]].set_visible(False)
-    return _draw_curve(twin, rates, label="learning rate", color=GREY, linestyle="dashed")
+    return _draw_curve(twin, rates, label="learning rate", color=FAINT, linestyle="dashed")
 
 
 def _draw_curve(ax: Axes, values: Sequence[float], **style: Any) -> list[Line2D]:

@@ -11,10 +11,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from backprop_gpu.benchmark.speed import NETWORKS
+from backprop_gpu.figures import FAINT, INK, PAPER
 from benchmarks.peers.contestants import CONTESTANTS, OWN
 from benchmarks.peers.rows import Row, shown
 
-INK, FAINT, PAPER = "#26241f", "#8a857a", "#ffffff"
 FASTER, SLOWER = "#b2541a", "#2166ac"  # than the library
 
 # The same bytes for the same picture: names that don't change, text as text, no date.
