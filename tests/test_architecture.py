@@ -25,7 +25,7 @@ LAYERS = (
     {"training.paths.one_launch", "training.paths.single_steps"},
     {"training.paths.graphs"},
     {"training.paths.step", "training.stopping", "training.streams"},
-    {"training.history", "training.paths.workspace"},
+    {"training.history", "training.paths.runner", "training.paths.workspace"},
     {"training.batches", "training.crossovers"},
     {"onnx_export", "saving", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},

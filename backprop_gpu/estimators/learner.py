@@ -17,6 +17,7 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, write_factors
 from backprop_gpu.training.batches import ArrayBatches, Batches
 from backprop_gpu.training.paths.compiled_steps import CompiledSteps
+from backprop_gpu.training.paths.runner import StepRunner
 from backprop_gpu.training.paths.single_steps import Steps
 from backprop_gpu.training.planning import PathName, plan
 from backprop_gpu.training.streams import StreamBatches
@@ -127,7 +128,7 @@ class Learner:
 
     def _new_steps(
         self, batches: Batches, loss: Loss, epochs: int, path: PathName
-    ) -> tuple[Steps | CompiledSteps, PathName]:
+    ) -> tuple[StepRunner, PathName]:
         net, optimizer, penalizes = self.net, self._optimizer, bool(self.estimator.alpha)
         given, entry = batches, loss
         if isinstance(batches, WeightedBatches) and isinstance(loss, Weighted):

@@ -10,41 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
 from backprop_gpu.errors import DomainError
-from backprop_gpu.mlp import MLP
-from backprop_gpu.optimizers import Optimizer, numbers_of
-from backprop_gpu.training.batches import Batches
+from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.training.history import History, TrainingDiverged
-from backprop_gpu.training.paths.single_steps import Safe, SafePoint
+from backprop_gpu.training.paths.runner import Safe, StepRunner
 from backprop_gpu.training.streams import StreamBatches
 
 CHUNK_SECONDS = 0.1
 MOST_DOUBLED = 6  # times, from one chunk to the next
-
-
-class StepRunner(Protocol):
-    """One way to run training steps; `Steps` is the reference, and says what each of these is."""
-
-    net: MLP
-    optimizer: Optimizer
-    state: list[Array]
-    safe: SafePoint
-    reads_all: bool
-
-    @property
-    def batches(self) -> Batches: ...
-
-    def run(
-        self, steps: range, numbers: NDArray[np.float64], safe: Safe
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
-
-    def first_bad_layer(self) -> int | None: ...
 
 
 class Run:

@@ -31,10 +31,11 @@ from backprop_gpu.training.glimpse import glimpse_of
 from backprop_gpu.training.history import Epoch, History
 from backprop_gpu.training.paths.compiled_steps import CompiledSteps
 from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
+from backprop_gpu.training.paths.runner import StepRunner
 from backprop_gpu.training.paths.single_steps import Steps
 from backprop_gpu.training.paths.step import Limits
 from backprop_gpu.training.planning import PathName, Plan, plan
-from backprop_gpu.training.run import Run, StepRunner
+from backprop_gpu.training.run import Run
 from backprop_gpu.training.stopping import BestEpoch, EarlyStopping
 from backprop_gpu.training.streams import StreamBatches, stream_batches
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +11,20 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.training.batches import Batches
-from backprop_gpu.training.paths.single_steps import Report, Safe, SafePoint, first_bad_layer
+from backprop_gpu.training.paths.runner import Safe, StepRunner
 
 
-class ChunkSteps(ABC):
-    """The steps of one training run; see `Steps` for the attributes."""
-
-    reads_all = True
+class ChunkSteps(StepRunner):
+    """The steps of one training run."""
 
     def __init__(self, net: MLP, batches: Batches, optimizer: Optimizer) -> None:
-        self.net, self.batches, self.optimizer = net, batches, optimizer
-        self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
-        self.safe = SafePoint(net, self.state)
+        super().__init__(net, batches, optimizer)
         self._before = [net.backend.xp.empty_like(array) for array in (net.parameters, *self.state)]
-        self._report = Report(net)
         self._last = 0
 
     def run(
         self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Run steps; see `Steps.run`."""
         with_state = safe == "everything"
         if safe != "nothing":
             for kept, array in zip(self._before, (self.net.parameters, *self.state), strict=True):
@@ -48,11 +42,9 @@ class ChunkSteps(ABC):
         self._last = steps[ran - 1]
         return found[:ran], counts[:ran]
 
-    def first_bad_layer(self) -> int | None:
-        """Return the first layer with NaN or infinity in it, on the batch of the last step."""
+    def _last_inputs(self) -> Array:
         count = self.batches.load(self._last)
-        x, _ = self.batches.arrays()
-        return first_bad_layer(self.net, x[:count])
+        return self.batches.arrays()[0][:count]
 
     @abstractmethod
     def _run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> NDArray[np.int64]:

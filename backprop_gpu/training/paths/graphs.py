@@ -67,7 +67,7 @@ class StepGraphs:
         self._recorded: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> None:
-        """Run steps, and write their losses; see `Steps.run`. None of them ends the run."""
+        """Run steps, and write their losses; see `StepRunner.run`. None of them ends the run."""
         done = 0
         while done < len(steps):
             window = steps[done : done + self._length(steps[done], len(steps) - done)]

@@ -1,12 +1,12 @@
-"""The inside of the training loop: the step, and what to go back to if it fails."""
+"""Training steps one after the other: the reference for every other way to run them."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,13 @@ from backprop_gpu.backends import Backend
 from backprop_gpu.compiled import FusedOperations
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
-from backprop_gpu.network import feed_forward
 from backprop_gpu.optimizers import Optimizer, is_plain
 from backprop_gpu.per_sample import clip_samples
 from backprop_gpu.training.batches import ArrayBatches, Batches
 from backprop_gpu.training.paths.graphs import StepGraphs
+from backprop_gpu.training.paths.runner import Safe, StepRunner
 from backprop_gpu.training.paths.step import NO_LIMITS, Limits, Step
 from backprop_gpu.training.paths.workspace import StepArrays, Workspace
-
-Safe = Literal["nothing", "parameters", "everything"]
 
 # After so many steps, what the optimizer keeps is rid of numbers that are closer to 0 than normal
 # ones: it fills with them where gradients are 0, and processors take a hundred times as long.
@@ -41,79 +39,7 @@ class _Recorded(NamedTuple):
     update: Callable[[], None]
 
 
-class SafePoint:
-    """The last parameters that are known to have a finite loss, and before which step.
-
-    The optimizer's state is kept with them where the steps since then may have to be run again.
-    """
-
-    def __init__(self, net: MLP, state: list[Array]) -> None:
-        self.net, self.state = net, state
-        self.step = 0
-        self.parameters = net.parameters.copy()
-        self._state: list[Array] = []  # made when it is kept for the first time
-        self._has_state = False
-
-    def keep(
-        self,
-        C: Array,
-        good: Array,
-        with_state: bool,
-        before: Sequence[Array] | None = None,
-    ) -> None:
-        """Keep what there is, if it and its loss C are finite, as good[0] will tell: not 0.
-
-        `before` are the parameters and the state that C is the loss of. Default: those of now.
-        """
-        backend = self.net.backend
-        parameters, *state = before or (self.net.parameters, *self.state)
-        if with_state and not self._state:
-            self._state = [backend.empty(slot.shape, slot.dtype) for slot in state]
-        backend.all_finite((C, parameters), good)
-        backend.copy_if(good, parameters, self.parameters)
-        for slot, kept in zip(state, self._state if with_state else (), strict=False):
-            backend.copy_if(good, slot, kept)
-
-    def kept(self, step: int, with_state: bool) -> None:
-        """Note that what was there before a step has been kept."""
-        self.step, self._has_state = step, with_state
-
-    def go_back(self) -> bool:
-        """Restore what was kept; return whether the steps since then can be run again."""
-        self.net.parameters[...] = self.parameters
-        for slot, kept in zip(self.state, self._state if self._has_state else (), strict=False):
-            slot[...] = kept
-        return self._has_state
-
-
-class Report:
-    """What the host reads of some steps, all at once.
-
-    Attributes
-    ----------
-    good : array, shape (1,)
-        Not 0 if what there was before the first of them has been kept; see `SafePoint.keep`.
-    losses : array, shape (steps,)
-        Of every batch, before its update.
-    """
-
-    def __init__(self, net: MLP) -> None:
-        self._backend = net.backend
-        self._array = net.backend.empty((0,), net.dtype)
-
-    def make_room(self, steps: int) -> None:
-        """Have room for so many losses; what was there before may be lost."""
-        if len(self._array) <= steps:
-            self._array = self._backend.empty((1 + steps,), self._array.dtype)
-        self.good, self.losses = self._array[:1], self._array[1 : 1 + steps]
-
-    def read(self, steps: int) -> tuple[np.floating[Any], NDArray[np.float64]]:
-        """Wait for so many steps; return what `good` says, and the losses."""
-        told = self._backend.to_numpy(self._array[: 1 + steps])
-        return told[0], told[1:].astype(np.float64)
-
-
-class Steps:
+class Steps(StepRunner):
     """The steps of one training run.
 
     Parameters
@@ -123,15 +49,6 @@ class Steps:
     batches : Batches
     fuses : bool
         Whether all that is elementwise is compiled; for a network on the CPU.
-
-    Attributes
-    ----------
-    state : list of array
-        The optimizer's; zero at first.
-    safe : SafePoint
-        What to go back to if NaN or infinity arises.
-    reads_all : bool
-        Whether every loss is read at once. It costs nothing on the CPU.
 
     Raises
     ------
@@ -153,42 +70,22 @@ class Steps:
         self._fused: FusedOperations | None = None
         if fuses:  # before anything is allocated: it may not compile
             self._fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
-        self.net, self.batches, self.loss, self.optimizer = net, batches, loss, optimizer
-        self.reads_all = net.device == "cpu"
+        super().__init__(net, batches, optimizer)
+        self.loss, self.reads_all = loss, net.device == "cpu"
         self._sample_norm = limits.sample_norm
         self._workspace: Workspace | None = None
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
-        self._report = Report(net)
         self._graphs: StepGraphs | None = None
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
-        self.state = [net.backend.xp.zeros_like(net.parameters) for _ in range(optimizer.slots)]
         flops = net.step_flops(batches.batch_size)
         descends = is_plain(optimizer) and limits == NO_LIMITS and net.backend.descends(flops)
         self._step = Step(net, loss, optimizer, self.state, descends, penalizes, limits)
-        self.safe = SafePoint(net, self.state)
 
     def run(
         self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Run steps, counted from 0 over all epochs.
-
-        Parameters
-        ----------
-        steps : range
-        numbers : ndarray, shape (steps, 4)
-            What the optimizer has to know; see `numbers_of`.
-        safe : {"nothing", "parameters", "everything"}
-            What is kept to go back to from before the first step, if its loss is finite.
-
-        Returns
-        -------
-        losses, counts : ndarray
-            The loss of every batch before its update, and the samples in it. A loss that is not
-            finite ends the run before its update, where losses are read at once; and so does the
-            end of the epoch, where only that tells how long an epoch is.
-        """
         self._report.make_room(len(steps))
         losses = self._report.losses
         one_by_one = self.reads_all or not isinstance(self.batches, ArrayBatches)
@@ -245,9 +142,8 @@ class Steps:
         self._count = count
         return counts
 
-    def first_bad_layer(self) -> int | None:
-        """Return the first layer with NaN or infinity in it, on the batch that was loaded last."""
-        return first_bad_layer(self.net, self.batches.arrays()[0][: self._count])
+    def _last_inputs(self) -> Array:
+        return self.batches.arrays()[0][: self._count]
 
     def _propagate(self, count: int) -> tuple[StepArrays, Callable[[], None]]:
         """Compute loss and gradients of the batch that is loaded; return where, and the update.
@@ -323,13 +219,3 @@ class Steps:
             self._recorded.clear()
         self._recorded[count] = recorded
         return recorded
-
-
-def first_bad_layer(net: MLP, x: Array) -> int | None:
-    """Return the first layer with NaN or infinity in its parameters or in its output for x."""
-    trace = net.new_trace(x)
-    feed_forward(net.backend, net.layers, trace)
-    for l, (layer, a) in enumerate(zip(net.layers, trace.a[1:], strict=True), start=1):
-        if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):
-            return l
-    return None
