@@ -44,7 +44,7 @@ def _head(explanation: Explanation) -> list[str]:
 def _one_sample(explanation: Explanation) -> Iterator[str]:
     """Yield a product, factor below factor, and where each comes from."""
     term = explanation.term
-    yield from _equation(explanation.formula)
+    yield from _equation(to_text(explanation.formula))
     yield ""
     factors = outline.factors_of(term)
     rows = [(factor.role, factor.name, float(factor.values[0])) for factor in factors]
@@ -90,10 +90,11 @@ def _beside(start: str, notes: Sequence[str]) -> Iterator[str]:
 
 
 def _section(section: Section) -> Iterator[str]:
-    yield from _equation(*section.equation)
-    left = [to_text(equation[0]) for equation in section.where]
-    for name, equation in zip(left, section.where, strict=True):
-        yield from _equation(name.ljust(max(map(len, left))), *equation[1:], indent="  ")
+    yield from _equation(*map(to_text, section.equation))
+    where = [[*map(to_text, equation)] for equation in section.where]
+    width = max((len(name) for name, *_ in where), default=0)
+    for name, *sides in where:
+        yield from _equation(name.ljust(width), *sides, indent="  ")
     for table in section.tables:
         yield ""
         if len(section.tables) > 1:
@@ -142,8 +143,8 @@ def _warning(explanation: Explanation) -> Iterator[str]:
 
 def _equation(*sides: str, indent: str = "") -> Iterator[str]:
     """Yield an equation; if it is too wide, its sides below each other."""
-    first, *others = [side if side.endswith(" ") else to_text(side) for side in sides]
-    line = indent + " = ".join([first, *others])
+    first, *others = sides
+    line = indent + " = ".join(sides)
     if len(line) <= WIDTH:
         yield line
         return
