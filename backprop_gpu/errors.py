@@ -5,7 +5,7 @@ Every exception here is a `ValueError` or a `TypeError`: code that catches those
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from math import isfinite
@@ -129,29 +129,23 @@ def check_count(name: str, count: object, least: int = 1) -> int:
     return int(count)
 
 
-def check_number(name: str, value: object, expected: str) -> float:
-    """Return `value` as a finite float; raise DomainError, saying what is expected."""
+def check_number(
+    name: str, value: object, expected: str, fits: Callable[[float], bool] = isfinite
+) -> float:
+    """Return `value` as a float if it is finite and fits; else raise, saying what is expected."""
     if isinstance(value, Real) and not isinstance(value, bool):
         with suppress(OverflowError):
             number = float(value)
-            if isfinite(number):
+            if isfinite(number) and fits(number):
                 return number
     raise DomainError(f"{name} is {brief(value)}; expected {expected}")
 
 
 def check_positive(name: str, value: object) -> float:
     """Return `value` as a float; raise DomainError unless it is finite and above 0."""
-    expected = "a finite number above 0"
-    number = check_number(name, value, expected)
-    if number <= 0:
-        raise DomainError(f"{name} is {brief(value)}; expected {expected}")
-    return number
+    return check_number(name, value, "a finite number above 0", lambda number: number > 0)
 
 
 def check_not_negative(name: str, value: object) -> float:
     """Return `value` as a float; raise DomainError unless it is finite and 0 or above."""
-    expected = "0 or a finite number above it"
-    number = check_number(name, value, expected)
-    if number < 0:
-        raise DomainError(f"{name} is {brief(value)}; expected {expected}")
-    return number
+    return check_number(name, value, "0 or a finite number above it", lambda number: number >= 0)

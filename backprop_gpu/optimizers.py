@@ -315,9 +315,9 @@ def _check_rates(optimizer: SGD | Adam) -> None:
 
 
 def _check_fractions(optimizer: SGD | Adam, *names: str) -> None:
+    expected = "a number from 0 to below 1"
     for name in names:
-        expected = "a number from 0 to below 1"
-        value = check_number(name, getattr(optimizer, name), expected)
-        if not 0 <= value < 1:
-            raise DomainError(f"{name} is {value!r}; expected {expected}")
+        value = check_number(
+            name, getattr(optimizer, name), expected, lambda number: 0 <= number < 1
+        )
         object.__setattr__(optimizer, name, value)  # a plain float, which CUDA can read, too
