@@ -102,12 +102,12 @@ class SafePoint:
         """
         backend = self.net.backend
         parameters, *state = before or (self.net.parameters, *self.state)
-        if with_state and not self._state:
-            self._state = [backend.empty(slot.shape, slot.dtype) for slot in state]
         backend.all_finite((C, parameters), good)
         backend.copy_if(good, parameters, self.parameters)
-        for slot, kept in zip(state, self._state if with_state else (), strict=False):
-            backend.copy_if(good, slot, kept)
+        if with_state:
+            self._state = self._state or [backend.empty(slot.shape, slot.dtype) for slot in state]
+            for slot, kept in zip(state, self._state, strict=True):
+                backend.copy_if(good, slot, kept)
 
     def kept(self, step: int, with_state: bool) -> None:
         """Note that what was there before a step has been kept."""
@@ -116,8 +116,9 @@ class SafePoint:
     def go_back(self) -> bool:
         """Restore what was kept; return whether the steps since then can be run again."""
         self.net.parameters[...] = self.parameters
-        for slot, kept in zip(self.state, self._state if self._has_state else (), strict=False):
-            slot[...] = kept
+        if self._has_state:
+            for slot, kept in zip(self.state, self._state, strict=True):
+                slot[...] = kept
         return self._has_state
 
 
