@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
+from backprop_gpu.figures import FAINT, INK, PAPER
 from benchmarks.gpu.page import best_peer
 from benchmarks.gpu.rows import TRAIN, Found, Row
-from benchmarks.peers.picture import FAINT, INK, PAPER, as_svg
+from benchmarks.peers.picture import as_svg
 
 COLOURS = {"float64": "#6a51a3", "float32": "#2166ac", "tf32": "#1b7837", "bf16": "#b2541a"}
 FLOPS, BYTES = "FLOP/s, ", "bytes/s, copied"
