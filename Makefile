@@ -9,6 +9,9 @@ INSTALL := $(PIP) install --constraint constraints.txt --editable
 CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
+# A GPU is not shared.
+PARALLEL = $(if $(CUDA),,--numprocesses auto --maxprocesses 8 --dist worksteal)
+
 .NOTPARALLEL:
 .PHONY: help run test test-gpu bench bench-gpu bench-peers lint format types docs browser wheel clean
 
@@ -19,10 +22,10 @@ run: .venv/.run  ## Train on the digits, on the GPU if there is one
 	$(BIN)/python -m backprop_gpu demo
 
 test: .venv/.dev  ## Run the tests; ARGS="-k name" chooses
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-gpu: .venv/.dev  ## Run the GPU's tests, on a simulated GPU where there is none
-	$(BIN)/python -m pytest -m gpu $(if $(CUDA),,--simulate-gpu=late) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m gpu $(if $(CUDA),,--simulate-gpu=late) $(ARGS)
 
 bench: .venv/.dev  ## Time the library beside its matrix products
 	$(BIN)/python -m benchmarks $(ARGS)

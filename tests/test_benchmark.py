@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the same work, counted right, and no GPU where none is."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -269,7 +270,12 @@ def test_the_suite_runs(tmp_path):
     output = tmp_path / "latest.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--networks", "textbook"]
     done = subprocess.run(
-        [*command, "--output", output], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--output", output],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in os.environ if not name.startswith("PYTEST_XDIST")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(output.read_text())
