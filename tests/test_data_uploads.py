@@ -157,6 +157,25 @@ def test_batches_in_gpu_memory_are_not_overwritten_before_they_are_taken(backend
         np.testing.assert_allclose(trained(backend, batches), expected, rtol=1e-4)
 
 
+@on_gpu
+def test_a_stream_of_each_threads_own_is_waited_for_by_the_thread_that_reads(backend, late_streams):
+    """Which makes room for larger batches, and would find another stream by the same name."""
+
+    def batches(epoch):
+        first = 0
+        for rows in (7, 3, 9, 20, 5, 30, 40, 60, 80):
+            yield X[first : first + rows] / N, Y[first : first + rows] / N
+            first += rows
+
+    def trained(device):
+        net = bp.MLP([3, 4, 1], device=device, seed=1)
+        return bp.train(net, batches, epochs=3, path="steps").loss
+
+    with backend.xp.cuda.Stream.ptds:
+        found = trained(backend)
+    np.testing.assert_allclose(found, trained("cpu"), rtol=1e-4)
+
+
 @SOURCES
 def test_batches_are_written_where_there_is_room(source, backend):
     x_room, y_room = backend.empty((20, 3), X.dtype), backend.empty((20, 1), X.dtype)

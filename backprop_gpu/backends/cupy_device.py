@@ -163,6 +163,10 @@ class CopyStream:
 
         self._on_device = on_device
         self._computing = cupy.cuda.get_current_stream()
+        if self._computing.ptr == OF_EACH_THREAD:
+            # By that name, the thread that reads the data would find its own. The null stream waits
+            # for every thread's, and is waited for by them.
+            self._computing = cupy.cuda.Stream.null
         self._copying = cupy.cuda.Stream(non_blocking=True)
 
     def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Array]:

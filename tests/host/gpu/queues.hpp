@@ -64,10 +64,14 @@ inline unsigned random_below(unsigned bound) {
     return static_cast<unsigned>((random_state >> 33) % bound);
 }
 
-// 0, 1 and 2 are names of the null stream.
+// 0 and 1 are names of the null stream, 2 is that of a stream of every thread's own.
 inline Stream* stream_of(void* handle) {
-    return reinterpret_cast<std::uintptr_t>(handle) <= 2 ? &null_stream
-                                                         : static_cast<Stream*>(handle);
+    const auto name = reinterpret_cast<std::uintptr_t>(handle);
+    if (name > 2) return static_cast<Stream*>(handle);
+    if (name < 2) return &null_stream;
+    static thread_local Stream* own = nullptr;  // stays when its thread ends, with what it was asked
+    if (!own) streams.insert(own = new Stream);
+    return own;
 }
 
 inline void reach(Mark mark) {
