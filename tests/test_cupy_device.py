@@ -144,6 +144,34 @@ def test_a_new_network_is_there_for_every_stream(backend, late_streams):
             np.testing.assert_allclose(backend.to_numpy(net(x)), expected, rtol=1e-4, atol=1e-5)
 
 
+def stopped_early(net, x, y, **options):
+    held_out = {"validation": (x[:10] + 1, -y[:10]), "early_stopping": bp.EarlyStopping(2)}
+    bp.train(net, x, y, epochs=30, optimizer=bp.SGD(0.5), **held_out, **options)
+
+
+def diverged(net, x, y, **options):
+    with pytest.raises(bp.TrainingDiverged):
+        bp.train(net, 100 * x, y, epochs=30, optimizer=bp.SGD(1e9), **options)
+
+
+def trained_together(net, x, y, **options):
+    bp.train_many([net, net.copy()], x, y, epochs=3, **options)
+
+
+@on_gpu
+@pytest.mark.parametrize("train", [stopped_early, diverged, trained_together])
+def test_what_training_leaves_is_there_for_every_stream(train, backend, late_streams):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    on_cpu = bp.MLP([3, 8, 1], device="cpu", seed=1)
+    net = on_cpu.copy(device=backend)
+    train(on_cpu, x, np.sin(x[:, :1]), batch_size=10, path="steps")
+    with backend.xp.cuda.Stream(non_blocking=True):
+        train(net, x, np.sin(x[:, :1]), batch_size=10, path="one launch")
+    with backend.xp.cuda.Stream(non_blocking=True):
+        found = backend.to_numpy(net.parameters)
+    np.testing.assert_allclose(found, on_cpu.parameters, rtol=1e-3, atol=1e-5)
+
+
 @on_gpu
 def test_what_takes_numbers_takes_them_from_a_gpu(backend, tmp_path):
     net = bp.MLP([3, 4, 2], device=backend, dtype="float64")

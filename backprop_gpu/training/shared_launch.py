@@ -97,6 +97,7 @@ def train_together(
         good &= backend.to_numpy(xp.isfinite(parameters).all(axis=1))
         for i in np.flatnonzero(good).tolist():
             nets[i].parameters[...] = parameters[i]
+        backend.synchronize()  # whatever stream is going to read them
     seconds = time.perf_counter() - started
     shares = batch_counts(n, size, np.arange(per_epoch)) / n
     return [

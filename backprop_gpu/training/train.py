@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.backends import Backend
 from backprop_gpu.compiled import or_numpy
 from backprop_gpu.errors import (
     DomainError,
@@ -185,7 +186,7 @@ def train(
         net.backend.computing(net.step_flops(batches.batch_size)),
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
-        _clocked(history, epochs),
+        _clocked(history, epochs, net.backend),
     ):
         steps, history.path = _step_runner(
             net, batches, entry, optimizer, chosen, order_seed, limits, insists=path == chosen.path
@@ -328,7 +329,7 @@ def _check_helpers(
 
 
 @contextmanager
-def _clocked(history: History, epochs: int) -> Iterator[None]:
+def _clocked(history: History, epochs: int, backend: Backend) -> Iterator[None]:
     """Write down how long it takes; let an interrupt carry the history, and say what is done."""
     started = time.perf_counter()
     try:
@@ -344,6 +345,7 @@ def _clocked(history: History, epochs: int) -> Iterator[None]:
         )
         raise
     finally:
+        backend.synchronize()  # whatever stream of a GPU is going to read the network
         history.seconds = time.perf_counter() - started
 
 
