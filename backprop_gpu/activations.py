@@ -106,15 +106,23 @@ class Activation:
         if self.in_place:
             self.function(xp, z, out)
         else:
-            out[...] = self.function(xp, z)
+            out[...] = self._checked(self.function(xp, z), "function", z)
 
     def delta(self, xp: ArrayModule, dC_da: Array, reference: Array, out: Array) -> None:
         """out = delta = dC/dz = dC/da * g', equation 2; `reference` is a or z."""
         if self.jacobian_product is not None:
-            out[...] = self.jacobian_product(xp, dC_da, reference)
-            return
-        slope = (xp.empty_like(out),) if self.in_place else ()
-        xp.multiply(dC_da, self.derivative(xp, reference, *slope), out=out)
+            delta = self.jacobian_product(xp, dC_da, reference)
+            out[...] = self._checked(delta, "jacobian_product", reference)
+        elif self.in_place:
+            xp.multiply(dC_da, self.derivative(xp, reference, xp.empty_like(out)), out=out)
+        else:
+            slope = self._checked(self.derivative(xp, reference), "derivative", reference)
+            xp.multiply(dC_da, slope, out=out)
+
+    def _checked(self, result: Any, which: str, given: Array) -> Array:
+        """Return what one of the functions returned for an array; raise if it is something else."""
+        check_result(result, given.shape, f"the {which} of the activation {self.name!r}", given)
+        return result
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Entries of the table are pickled by name: their functions can't be.
@@ -363,7 +371,7 @@ def check_activation(activation: Activation) -> None:
     before = z.copy()
     with np.errstate(all="ignore"):
         a = activation.function(np, z)
-        check_result(a, z.shape, f"the function of {name}", z.shape)
+        check_result(a, z.shape, f"the function of {name}", z)
         if not np.array_equal(z, before):
             raise DomainError(f"the function of {name} writes to its z; return a new array")
         reference = z if activation.derivative_from == "z" else a.astype(z.dtype)
@@ -372,10 +380,10 @@ def check_activation(activation: Activation) -> None:
             slope = activation.derivative(np, reference)
             if not np.array_equal(reference, before, equal_nan=True):
                 raise DomainError(f"the derivative of {name} writes to its argument")
-            check_result(slope, z.shape, f"the derivative of {name}", z.shape)
+            check_result(slope, z.shape, f"the derivative of {name}", z)
         else:
             delta = activation.jacobian_product(np, np.ones_like(z), reference)
-            check_result(delta, z.shape, f"the jacobian_product of {name}", z.shape)
+            check_result(delta, z.shape, f"the jacobian_product of {name}", z)
 
 
 def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {}) -> Activation:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from backprop_gpu.errors import (
+    DeviceError,
     DomainError,
     DtypeError,
     NonFiniteError,
@@ -184,14 +185,32 @@ def limit_in(limit: float, dtype: np.dtype[Any]) -> Any:
     return dtype.type(min(max(limit, float(info.tiny)), float(info.max)))
 
 
-def check_result(result: Any, shape: tuple[int, ...], what: str, given: tuple[int, ...]) -> None:
-    """Raise unless what a function returned is an array of real numbers of a shape."""
-    kind = getattr(getattr(result, "dtype", None), "kind", None)
-    if kind is None or kind not in "biuf":
-        raise DtypeError(f"{what} returned {type(result).__name__}; expected an array of numbers")
+def check_result(result: Any, shape: tuple[int, ...], what: str, given: Array) -> None:
+    """Raise unless what a function returned for an array is one of real numbers, of a shape.
+
+    Raises
+    ------
+    DtypeError, ShapeError
+        If it isn't.
+    DeviceError
+        If one of the two is in GPU memory, and the other is not.
+    """
+    if type(result) is type(given) and result.dtype == given.dtype and result.shape == shape:
+        return  # the usual case, in a tenth of the time
+    dtype = getattr(result, "dtype", None)
+    if getattr(dtype, "kind", None) not in ("b", "i", "u", "f"):
+        found = type(result).__name__ + ("" if dtype is None else f" of {dtype}")
+        raise DtypeError(f"{what} returned {found}; expected an array of real numbers")
+    if on_gpu(result) != on_gpu(given):
+        where = "a GPU's memory" if on_gpu(given) else "the CPU's"
+        raise DeviceError(
+            f"{what} returned {type(result).__module__}.{type(result).__name__} for an array in "
+            f"{where}; compute with the array module that it is given as xp"
+        )
     if tuple(result.shape) != shape:
         raise ShapeError(
-            f"{what} returned an array of shape {tuple(result.shape)} for {given}; expected {shape}"
+            f"{what} returned an array of shape {tuple(result.shape)} for {given.shape}; expected "
+            f"{shape}"
         )
 
 

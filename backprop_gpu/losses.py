@@ -120,8 +120,7 @@ class Loss:
             C_i = self.canonical_value(xp, z, y)
         else:
             C_i = self.value(xp, a, y)
-        if getattr(C_i, "shape", None) != (len(a),):
-            check_result(C_i, (len(a),), f"the value of the loss {self.name!r}", a.shape)
+        check_result(C_i, (len(a),), f"the value of the loss {self.name!r}", a)
         C[0] = C_i.sum() / n
 
         if delta is dC_da:
@@ -132,8 +131,7 @@ class Loss:
                 gradient = self.canonical_gradient(xp, z, y)
             else:
                 gradient = self.gradient(xp, a, y)
-            if getattr(gradient, "shape", None) != a.shape:
-                check_result(gradient, a.shape, f"the gradient of the loss {self.name!r}", a.shape)
+            check_result(gradient, a.shape, f"the gradient of the loss {self.name!r}", a)
             gradient = gradient / n
         if dC_da is not None:
             dC_da[...] = gradient

@@ -1,5 +1,7 @@
 """Activations and losses of one's own that don't keep to the contract are refused by name."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,94 @@ def test_right_ones_are_taken():
     net = bp.MLP([2, 3, 2], ["tanh", activation()], device="cpu", dtype="float64")
     x, y = np.random.default_rng(0).normal(size=(2, 5, 2))
     assert bp.check_gradients(net, x, y, loss()).largest_error < 1e-6
+
+
+def of_larger_ones(wrong, right):
+    """What is right on the array that every activation is tried on at first."""
+    return lambda xp, t: (right if t.shape == (2, 3) else wrong)(xp, t)
+
+
+def of_numpy(function):
+    """What knows nothing of any xp: the same on the CPU, and no result for a GPU."""
+    return lambda xp, *arrays: function(np, *(t.get() if xp is not np else t for t in arrays))
+
+
+IDENTITY, ONES = (lambda xp, z: +z), (lambda xp, a: xp.ones_like(a))
+VALUE, GRADIENT = (lambda xp, a, y: xp.abs(a - y).sum(axis=1)), (lambda xp, a, y: xp.sign(a - y))
+MSE = bp.losses.find_loss("mse")
+
+
+@pytest.mark.parametrize(
+    "backend", ["numpy", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+@pytest.mark.parametrize(
+    ("entry", "kind", "message"),
+    [
+        (activation(of_larger_ones(lambda xp, z: z[:1], IDENTITY)), bp.ShapeError, "function"),
+        (activation(of_larger_ones(lambda xp, z: None, IDENTITY)), bp.DtypeError, "NoneType"),
+        (activation(IDENTITY, of_larger_ones(lambda xp, a: a[0], ONES)), bp.ShapeError, "deriv"),
+        (activation(IDENTITY, of_larger_ones(lambda xp, a: 1.0, ONES)), bp.DtypeError, "float"),
+        (loss(VALUE, lambda xp, a, y: None), bp.DtypeError, "gradient.*NoneType"),
+    ],
+    ids=["a row", "None", "another row", "a number", "no gradient"],
+)  # fmt: skip
+def test_results_are_looked_at_before_anything_changes(entry, kind, message, backend):
+    refused(entry, backend, kind, message)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        activation(of_numpy(IDENTITY)),
+        activation(IDENTITY, of_numpy(ONES)),
+        activation(jacobian_product=of_numpy(lambda xp, dC_da, a: 2 * dC_da)),
+        loss(of_numpy(VALUE)),
+        loss(VALUE, of_numpy(GRADIENT)),
+    ],
+    ids=["function", "derivative", "jacobian_product", "value", "gradient"],
+)
+def test_arrays_of_numpy_are_no_results_on_a_gpu(entry, backend):
+    refused(entry, backend, bp.DeviceError, "returned numpy.ndarray for an array in a GPU's memory")
+
+
+def refused(entry, backend, kind, message):
+    """Plain gradient descent, of which a GPU makes one with the products that lead to it."""
+    of_layer = isinstance(entry, bp.Activation)
+    activations = [entry, "identity"] if of_layer else ["tanh", "identity"]
+    net = bp.MLP([2, 3, 2], activations, device=backend)
+    before = net.parameters.copy()
+    with pytest.raises(kind, match=message):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), loss=MSE if of_layer else entry)
+    assert (net.parameters == before).all()
+
+
+@dataclass(frozen=True)
+class OfNumpy:
+    """Gradient descent by somebody who has not heard of xp."""
+
+    learning_rate: float = 0.1
+    weight_decay: float = 0.0
+    slots: int = 0
+    cuda: str | None = None
+
+    def corrections(self, step):
+        return 0.0, 0.0
+
+    def update(self, xp, p, g, state, numbers, decayed):
+        p -= self.learning_rate * np.asarray(g.tolist())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+def test_what_functions_raise_says_what_they_were_given(backend):
+    net = bp.MLP([2, 3, 2], device=backend)
+    before = net.parameters.copy()
+    with pytest.raises(TypeError, match="ndarray") as caught:
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=OfNumpy())
+    assert caught.value.__notes__ == [
+        "OfNumpy has no CUDA expression, so its own functions are given arrays of cupy on cuda:0; "
+        "compute with the array module that they are given as xp"
+    ]
+    assert (net.parameters == before).all()

@@ -164,7 +164,7 @@ class CudaBackend:
             self._launch(program, "bias_activation", launch, (*arrays, *sizes))
         else:
             self._call(self.xp.add, z, b, z)
-            self._call_uncaptured(_lacks_cuda(activation), activation.apply, self.xp, z, a)
+            self._call_own(_lacks_cuda(activation), activation.apply, self.xp, z, a)
 
     def delta(
         self,
@@ -184,7 +184,7 @@ class CudaBackend:
             self._two_stages(program, "delta_bias", arrays, delta, dC_db)
             return
         else:
-            self._call_uncaptured(_lacks_cuda(activation), activation.delta, self.xp, *arrays)
+            self._call_own(_lacks_cuda(activation), activation.delta, self.xp, *arrays)
         self.column_sum(delta, dC_db)
 
     def output_delta(
@@ -212,7 +212,7 @@ class CudaBackend:
             partial_sums, size = launch.grid[0], a.size
         else:
             what = _lacks_cuda(loss if loss.cuda is None else activation)
-            self._call_uncaptured(
+            self._call_own(
                 what,
                 loss.output_delta,
                 self.xp,
@@ -307,7 +307,7 @@ class CudaBackend:
     ) -> None:
         if optimizer.cuda is None:
             values = [numbers[i, ...] for i in range(len(numbers))]
-            self._call_uncaptured(
+            self._call_own(
                 f"{type(optimizer).__name__} has no CUDA expression",
                 optimizer.update,
                 self.xp,
@@ -399,6 +399,14 @@ class CudaBackend:
             self._recording.obstacle = obstacle
         self._call(function, *args)
 
+    def _call_own(self, obstacle: str, function: Callable[..., Any], *args: Any) -> None:
+        """Call functions that an entry has of its own; what they raise says what they work on."""
+        note = (
+            f"{obstacle}, so its own functions are given arrays of {self.xp.__name__} on "
+            f"{self.device}; compute with the array module that they are given as xp"
+        )
+        self._call_uncaptured(obstacle, _with_note, note, function, *args)
+
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return an array for one operation's own use."""
         if self._recording is None:
@@ -430,6 +438,16 @@ class CudaBackend:
 
 def _lacks_cuda(entry: Activation | Loss) -> str:
     return f"{entry.name!r} has no CUDA expressions"
+
+
+def _with_note(note: str, function: Callable[..., Any], *args: Any) -> None:
+    try:
+        function(*args)
+    except MemoryError:  # has nothing to do with it
+        raise
+    except Exception as error:
+        error.add_note(note)
+        raise
 
 
 @cache
