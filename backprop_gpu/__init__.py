@@ -14,6 +14,7 @@ from backprop_gpu.errors import (
     GradientError,
     MissingExtraError,
     NonFiniteError,
+    OutOfMemoryError,
     ShapeError,
     UnknownNameError,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Loss",
     "MissingExtraError",
     "NonFiniteError",
+    "OutOfMemoryError",
     "Outliers",
     "ParquetColumns",
     "Plan",

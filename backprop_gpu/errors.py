@@ -1,6 +1,7 @@
 """What can go wrong, each with its own name.
 
-Every exception here is a `ValueError` or a `TypeError`: code that catches those catches these.
+Every exception here is a `ValueError` or a `TypeError`: code that catches those catches these. But
+for `OutOfMemoryError`, which is a `MemoryError`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class UnknownNameError(ValueError):
 
 class DeviceError(RuntimeError, ValueError):
     """The device that was asked for cannot be used here."""
+
+
+class OutOfMemoryError(MemoryError):
+    """A GPU has too little memory for what was asked for."""
 
 
 class FileFormatError(ValueError):

@@ -4,6 +4,7 @@ import ctypes
 import pickle
 import sys
 from functools import partial
+from itertools import count
 from threading import Barrier, Thread
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from host import simulated_gpu
 import backprop_gpu as bp
 from backprop_gpu import kernels
 from backprop_gpu.backends import cublas, cupy_device
+from backprop_gpu.training import run
 
 on_gpu = pytest.mark.parametrize(
     "backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
@@ -284,12 +286,14 @@ class Allocations:
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": bp.Adam(0.01)}, {"clip_norm": 0.1}, {"batch_size": None}],
+    [{}, {"optimizer": bp.Adam(0.01)}, {"clip_norm": 0.1}, {"batch_size": None, "epochs": 1400}],
     ids=["SGD", "Adam", "clipped", "one batch"],
 )
 def test_steps_take_no_memory_and_a_chunk_of_them_is_read_once(
-    options, shuffle, backend, late_streams
+    options, shuffle, backend, late_streams, monkeypatch
 ):
+    clock = SimpleNamespace(perf_counter=partial(next, count(step=0.6 * run.CHUNK_SECONDS)))
+    monkeypatch.setattr(run, "time", clock)  # each chunk is twice as long as the last
     net, y = bp.MLP([3, 5, 2], device=backend), np.zeros((23, 2))
     chunks = []
 

@@ -6,8 +6,8 @@ import ctypes
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +19,8 @@ from backprop_gpu.backends.cublas import WORKSPACE, Cublas
 from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.recording import Call
-from backprop_gpu.errors import first_line
+from backprop_gpu.errors import OutOfMemoryError, first_line
+from backprop_gpu.text_table import as_bytes
 
 INSTALL = (
     'pip install "backprop-gpu[cuda13]" (driver 580 or newer) or "backprop-gpu[cuda12]", never both'
@@ -29,6 +30,7 @@ DRIVER = (
     "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
 )
 OPTIONS = ("--std=c++17",)
+NO_MEMORY = 2  # CUDA's status, of its runtime and of its driver
 OF_EACH_THREAD = 2  # CUDA's name for a stream of every thread's own
 
 _capturing = threading.local()  # `turn`, while this thread captures a graph
@@ -77,7 +79,7 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
     """Return the backend of a usable CUDA device: the same one every time."""
     import cupy
 
-    device = partial(cupy.cuda.Device, index)
+    device = partial(on_device, index)
     workspace = partial(cupy.empty, WORKSPACE, cupy.uint8)
     with device():
         cublas = Cublas(_libcublas(), _streams, workspace, precision)
@@ -94,6 +96,25 @@ def open_gpu(index: int, precision: Precision) -> CudaBackend:
         turn=lambda: _streams()[1],
         send=Sender(),
     )
+
+
+@contextmanager
+def on_device(index: int) -> Iterator[None]:
+    """Let CuPy use a device meanwhile; that its memory runs out is said in the library's words."""
+    import cupy
+
+    with cupy.cuda.Device(index):
+        try:
+            yield
+        except (cupy.cuda.memory.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and getattr(error, "status", 0) != NO_MEMORY:
+                raise
+            free, total = cupy.cuda.runtime.memGetInfo()
+            raise OutOfMemoryError(
+                f"cuda:{index} has too little memory: {str(error).rstrip('.')}; {as_bytes(free)} "
+                f"of {as_bytes(total)} are free. Take fewer samples at a time, by batch_size or as "
+                "parts of x, or a smaller network, or free what else is on the GPU"
+            ) from error
 
 
 def capture(calls: Sequence[Call]) -> Call:

@@ -18,6 +18,7 @@ from backprop_gpu.errors import (
     GradientError,
     MissingExtraError,
     NonFiniteError,
+    OutOfMemoryError,
     ShapeError,
     UnknownNameError,
 )
@@ -75,6 +76,8 @@ def failures() -> Iterator[None]:
         raise Failure(f"{error.format_message()} ({hint})".replace("\n", " "), 2) from error
     except KeyboardInterrupt:
         raise Failure("interrupted", 130) from None
+    except OutOfMemoryError as error:
+        raise Failure(str(error), 1) from error
     except MemoryError as error:
         raise Failure(f"not enough memory ({error}); try smaller layers or batches", 1) from error
     except BrokenPipeError:

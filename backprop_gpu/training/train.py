@@ -134,6 +134,9 @@ def train(
     KeyboardInterrupt
         On Ctrl-C: the network holds the parameters of the steps made, with early stopping too,
         and perhaps a part of the step under way. The exception has the epochs as `history`.
+    OutOfMemoryError
+        If a GPU has too little memory even for parts of a batch: the network holds the parameters
+        of the steps made.
     ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
         Before anything is changed.
     FileFormatError

@@ -154,7 +154,8 @@ def single_steps(case: Case, captured: bool) -> Contestant:
             patch.object(graphs, "MOST", window),
             warnings.catch_warnings(action="error", category=RuntimeWarning),  # no graph was made
         ):
-            path.run(run, numbers, room(times))
+            if path.run(run, numbers, room(times)) < times:
+                raise MemoryError("there is too little memory for graphs")
         return room(times)
 
     return of_backend(net.backend, ask, plan, case.window or at_once(case))

@@ -1,6 +1,7 @@
 """Where memory runs out, batches are computed in parts, with the same result."""
 
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -79,3 +80,93 @@ def test_on_the_cuda_backend():
     with pytest.warns(RuntimeWarning, match="too little memory on cuda:0"):
         in_parts = bp.train(small, *data(), epochs=3)
     np.testing.assert_allclose(in_parts.loss, bp.train(large, *data(), epochs=3).loss, rtol=1e-12)
+
+
+on_gpu = pytest.mark.parametrize(
+    "backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+
+
+@contextmanager
+def memory_that_runs_out(backend, when):
+    """Refuse CuPy's requests for memory for which `when` (their number, their bytes) is true."""
+    cuda, asked = backend.xp.cuda, []
+
+    def allocate(size):
+        asked.append(size)
+        if when(len(asked) - 1, size):
+            raise cuda.memory.OutOfMemoryError(size, 0)
+        return backend.xp.get_default_memory_pool().malloc(size)
+
+    with cuda.using_allocator(allocate):
+        yield asked
+
+
+SAYS = r"cuda:0 has too little memory: .* [\d,]+ bytes .*; .* are free\. .*batch_size"
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x, y: net(x),
+        lambda net, x, y: net.forward(x),
+        lambda net, x, y: net.loss(x, y),
+        lambda net, x, y: net.copy(),
+        lambda net, x, y: bp.check_gradients(net, x, y),
+        lambda net, x, y: bp.explain(net, x, y, 1, 0, 0),
+        lambda net, x, y: bp.outliers(net, x, y),
+        lambda net, x, y: bp.plan(net, samples=50, batch_size=4),
+    ],
+    ids=["predict", "forward", "loss", "copy", "check", "explain", "outliers", "plan"],
+)
+def test_a_gpu_says_how_much_was_needed_and_what_is_free(use, backend):
+    net = network(backend)
+    with (
+        memory_that_runs_out(backend, lambda number, size: number == 2),
+        pytest.raises(bp.OutOfMemoryError, match=SAYS) as caught,
+    ):
+        use(net, *data())
+    assert isinstance(caught.value, MemoryError)
+
+
+@on_gpu
+@pytest.mark.filterwarnings("ignore:there is too little memory")
+@pytest.mark.parametrize("path", ["steps", "one launch"])
+def test_whenever_memory_runs_out_the_network_holds_the_steps_made(path, backend):
+    options = {"optimizer": bp.Adam(0.01), "path": path}
+
+    def trained(epochs, refused=lambda number, size: False):
+        net = network(backend)
+        with memory_that_runs_out(backend, refused) as asked:
+            try:
+                bp.train(net, *data(), epochs=epochs, **options)
+            except bp.OutOfMemoryError:
+                return backend.to_numpy(net.parameters), None
+        return backend.to_numpy(net.parameters), len(asked)
+
+    after = [trained(epochs)[0] for epochs in range(5)]
+    ran_out, requests = -1, None
+    while requests is None:  # from the first request on, from the second on, and so on
+        ran_out += 1
+        found, requests = trained(4, lambda number, size: number >= ran_out)  # noqa: B023
+        wanted = after if requests is None else after[4:]
+        assert any(np.allclose(found, steps, rtol=1e-9) for steps in wanted)
+    assert ran_out > 10
+
+
+@on_gpu
+def test_where_there_is_no_room_for_several_steps_at_once_they_are_made_one_by_one(backend):
+    x, y = data(65 * 10)
+    fits, small = network(backend), network(backend)
+    options = {"optimizer": bp.Adam(0.01), "batch_size": 10, "epochs": 3, "path": "steps"}
+    expected = bp.train(fits, x, y, **options)
+    room = 64 * 10 * 8  # for which rows each of 64 steps takes
+    with (
+        memory_that_runs_out(backend, lambda number, size: size == room) as asked,
+        pytest.warns(RuntimeWarning, match="several steps at once.*with the same result"),
+    ):
+        found = bp.train(small, x, y, **options)
+    assert asked.count(room) == 1
+    assert found.loss == expected.loss
+    assert (small.parameters == fits.parameters).all()

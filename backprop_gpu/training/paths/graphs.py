@@ -59,25 +59,28 @@ class StepGraphs:
 
     def __init__(self, batches: ArrayBatches, workspace: Workspace, step: Step) -> None:
         self._batches, self._workspace, self._step = batches, workspace, step
-        self._net = net = workspace.net
-        most = MOST if batches.per_epoch == 1 else min(MOST, batches.per_epoch)
-        empty = net.backend.empty
-        self._index = empty((most * batches.batch_size,), np.dtype(np.int64))
-        self._numbers, self._losses = empty((most, 4), net.dtype), empty((most,), net.dtype)
+        self._net = workspace.net
+        self._most = MOST if batches.per_epoch == 1 else min(MOST, batches.per_epoch)
+        self._has_room = False
         self._recorded: dict[tuple[int, int], Callable[[], None]] = {}
 
-    def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> None:
-        """Run steps, and write their losses; see `StepRunner.run`. None of them ends the run."""
+    def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> int:
+        """Run steps, and write their losses; see `StepRunner.run`. None of them ends the run.
+
+        Return how many were made: for the others, there is too little memory to do it this way.
+        """
         done = 0
         while done < len(steps):
             window = steps[done : done + self._length(steps[done], len(steps) - done)]
             rows = slice(done, done + len(window))
-            self._net.backend.write(numbers[rows], self._numbers[: len(window)])
-            if self._batches.per_epoch > 1:
-                self._batches.choose(window, self._index)
-            self._replay(window)
+            try:
+                replay = self._prepared(window, numbers[rows])
+            except MemoryError:
+                break
+            replay()
             losses[rows] = self._losses[: len(window)]
             done = rows.stop
+        return done
 
     def _length(self, step: int, left: int) -> int:
         """Return how many steps to make at once: few lengths recur, and each is recorded once."""
@@ -85,12 +88,25 @@ class StepGraphs:
             left = min(left, self._batches.per_epoch - step % self._batches.per_epoch)
         return 1 << (min(left, MOST).bit_length() - 1)
 
-    def _replay(self, window: range) -> None:
+    def _prepared(self, window: range, numbers: NDArray[np.float64]) -> Callable[[], None]:
+        """Return what makes the steps of a window, which find what the host has for them."""
+        if not self._has_room:
+            self._make_room()
+        self._net.backend.write(numbers, self._numbers[: len(window)])
+        if self._batches.per_epoch > 1:
+            self._batches.choose(window, self._index)
         counts = self._batches.counts(window).tolist()  # all alike but the last one
         key = len(window), counts[-1]
         if key not in self._recorded:
             self._recorded[key] = self._net.backend.record(lambda b: self._steps(b, counts))
-        self._recorded[key]()
+        return self._recorded[key]
+
+    def _make_room(self) -> None:
+        """Allocate which samples the steps of a window take, their numbers and their losses."""
+        empty, dtype = self._net.backend.empty, self._net.dtype
+        self._index = empty((self._most * self._batches.batch_size,), np.dtype(np.int64))
+        self._numbers, self._losses = empty((self._most, 4), dtype), empty((self._most,), dtype)
+        self._has_room = True
 
     def _steps(self, backend: Backend, counts: list[int]) -> None:
         size = self._batches.batch_size

@@ -77,6 +77,7 @@ class Steps(StepRunner):
         self._most: int | None = None  # samples that memory is enough for, where it ran out
         self._numbers = net.backend.empty((4,), net.dtype)
         self._graphs: StepGraphs | None = None
+        self._graphs_fit = True  # in memory, as far as is known
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         flops = net.step_flops(batches.batch_size)
@@ -104,12 +105,22 @@ class Steps(StepRunner):
         return found, np.array(counts, np.int64)
 
     def _run_graphs(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> list[int]:
-        if self._most is not None or self._workspace is None:
+        if not self._graphs_fit or self._most is not None or self._workspace is None:
             return self._run_singly(steps, numbers, losses)
         assert isinstance(self.batches, ArrayBatches)
         self._graphs = self._graphs or StepGraphs(self.batches, self._workspace, self._step)
-        self._graphs.run(steps, numbers, losses)
-        return [*self.batches.counts(steps).tolist()]
+        made = self._graphs.run(steps, numbers, losses)
+        counts: list[int] = self.batches.counts(steps[:made]).tolist() if made else []
+        if made < len(steps):
+            self._graphs, self._graphs_fit = None, False
+            warnings.warn(
+                f"there is too little memory on {self.net.device} to make several steps at once: "
+                "they are made one by one, with the same result",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            counts += self._run_singly(steps[made:], numbers[made:], losses[made:])
+        return counts
 
     def _run_singly(
         self,
