@@ -239,7 +239,8 @@ class MLP:
             return output if stays else self.backend.to_numpy(output)
         output = self.backend.empty((len(x), self.layer_sizes[-1]), self.dtype)
         with self.backend.computing():
-            for rows, trace in self._forward_in_pieces(x):
+            for rows, trace in self._pieces(x):
+                feed_forward(self.backend, self.layers, trace)
                 output[rows] = trace.output
         return output if stays else self.backend.to_numpy(output)
 
@@ -318,14 +319,34 @@ class MLP:
 
     def checked_loss(self, x: Array, y: Array, loss: Loss) -> float:
         """Return C for data that `check_data` returned."""
+        return self.loss_of(x, y, loss)()
+
+    def loss_of(self, x: Array, y: Array, loss: Loss) -> Callable[[], float]:
+        """Return what computes C for data that `check_data` returned, whenever it is called.
+
+        It allocates nothing, and reads once from the device.
+        """
         g = self.layers[-1].g
-        C = self.backend.empty((1,), self.dtype)
-        total = 0.0
+        pieces = [*self._pieces(x, keep_last_z=loss.is_canonical_for(g))]
+        losses = self.backend.empty((len(pieces),), self.dtype)
+        shares = [len(trace.output) / len(x) for _, trace in pieces]
+
+        def work(backend: Backend) -> None:
+            for i, (rows, trace) in enumerate(pieces):
+                feed_forward(backend, self.layers, trace)
+                C = losses[i : i + 1]
+                backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
+
         with self.backend.computing():
-            for rows, trace in self._forward_in_pieces(x, keep_last_z=loss.is_canonical_for(g)):
-                self.backend.output_delta(loss, g, trace.z[-1], trace.output, y[rows], C)
-                total += float(C[0]) * (len(trace.output) / len(x))
-        return total
+            compute = self.backend.record(work)
+
+        def now() -> float:
+            with self.backend.computing():
+                compute()
+                found: list[float] = self.backend.to_numpy(losses).tolist()
+            return sum(C * share for C, share in zip(found, shares, strict=True))
+
+        return now
 
     def _recorded_output(self, x: Array) -> Array:
         """Repeat the forward pass on as many samples that was recorded, or record one."""
@@ -348,17 +369,17 @@ class MLP:
         trace = self.new_trace(x, keep_z=[False] * len(self.layers))
         return trace, self.backend.record(lambda backend: feed_forward(backend, self.layers, trace))
 
-    def _forward_in_pieces(
-        self, x: Array, *, keep_last_z: bool = False
-    ) -> Iterator[tuple[slice, Trace]]:
-        """Feed x forward so many rows at a time that memory stays bounded; keep only every a."""
-        keep_z = [False] * (len(self.layers) - 1) + [keep_last_z]
+    def _pieces(self, x: Array, *, keep_last_z: bool = False) -> Iterator[tuple[slice, Trace]]:
+        """Yield parts of x, few enough rows at a time that memory stays bounded, and their traces.
+
+        These share their memory, and keep every a.
+        """
         step = max(1, PIECE // max(self.layer_sizes))
+        keep_z = [False] * (len(self.layers) - 1) + [keep_last_z]
+        whole = self.new_trace(x[:step], keep_z=keep_z)
         for start in range(0, len(x), step):
             rows = slice(start, start + step)
-            trace = self.new_trace(x[rows], keep_z=keep_z)
-            feed_forward(self.backend, self.layers, trace)
-            yield rows, trace
+            yield rows, whole.first_rows(x[rows])
 
     def copy(
         self,

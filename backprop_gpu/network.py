@@ -54,6 +54,15 @@ class Trace:
         """The prediction, a[L]."""
         return self.a[-1]
 
+    def first_rows(self, x: Array) -> Trace:
+        """Return a trace for x, which has no more samples, in the first rows of this one's arrays.
+
+        Where z and a of a layer are one array, they are one there, too.
+        """
+        a = tuple(array[: len(x)] for array in self.a[1:])
+        kept = zip(self.z, self.a[1:], a, strict=True)
+        return Trace((x, *a), tuple(new if z is own else z[: len(x)] for z, own, new in kept))
+
 
 @dataclass(frozen=True)
 class Gradients:

@@ -13,7 +13,7 @@ import pytest
 from host import simulated_gpu
 
 import backprop_gpu as bp
-from backprop_gpu import kernels
+from backprop_gpu import kernels, mlp
 from backprop_gpu.backends import cublas, cupy_device
 from backprop_gpu.training import run
 
@@ -308,6 +308,32 @@ def test_steps_take_no_memory_and_a_chunk_of_them_is_read_once(
     assert set(reads) == set(waits) == {1}
     grew = steps > np.maximum.accumulate([0, *steps[:-1]])  # then its report needs room
     assert (allocated[-3:] <= grew[-3:]).all()
+
+
+@on_gpu
+@pytest.mark.parametrize("piece", [None, 64], ids=["at once", "in pieces"])
+def test_epochs_with_validation_take_no_memory_and_are_read_twice(
+    piece, backend, late_streams, monkeypatch
+):
+    if piece:
+        monkeypatch.setattr(mlp, "PIECE", piece)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(48, 3)), random.normal(size=(48, 2))
+    options = {"validation": (x[:30] / 2, y[:30]), "early_stopping": bp.EarlyStopping(patience=20)}
+    options |= {"epochs": 12, "batch_size": 8, "optimizer": bp.SGD(0.1), "path": "steps"}
+    epochs = []
+
+    def look(epoch):
+        epochs.append((allocations.count, *simulated_gpu.counts().values()))
+
+    with Allocations(backend.xp) as allocations:
+        net = bp.MLP([3, 5, 2], device=backend)
+        found = bp.train(net, x, y, callbacks=[look], **options)
+    expected = bp.train(bp.MLP([3, 5, 2], device="cpu"), x, y, **options)
+    np.testing.assert_allclose(found.validation_loss, expected.validation_loss, rtol=1e-4)
+    allocated, reads, waits, *_ = np.diff(epochs, axis=0)[3:].T
+    assert set(allocated) == {0}
+    assert set(reads) == set(waits) == {2}  # the report, and the loss of the validation data
 
 
 @on_gpu

@@ -293,7 +293,7 @@ def _restore(saved: SavedNetwork, run: Run, best: BestEpoch | None) -> None:
     parameters = like_parameters(net, saved.net.parameters)
     slots = [like_parameters(net, arrays[f"optimizer.{i}"]) for i in range(len(run.runner.state))]
     safe = like_parameters(net, arrays["safe"])
-    best_parameters = like_parameters(net, arrays["best"]) if "best" in arrays else None
+    best_parameters = like_parameters(net, arrays["best"]).copy() if "best" in arrays else None
     best_loss, best_epoch = float(notes.get("best_loss", inf)), int(notes.get("best_epoch", 0))
     history = {name: list(map(float, arrays[f"history.{name}"])) for name in HISTORY}
     losses, counts = list(map(float, arrays["losses"])), list(map(int, arrays["counts"]))

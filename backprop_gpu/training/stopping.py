@@ -48,8 +48,10 @@ class BestEpoch:
         """Look at an epoch's loss and the parameters that had it; return whether to stop."""
         if loss < self.loss - self.rule.min_delta:
             self.loss, self.epoch = loss, epoch
-            if self.rule.restore_best:
+            if self.rule.restore_best and self.parameters is None:
                 self.parameters = parameters.copy()
+            elif self.parameters is not None:
+                self.parameters[...] = parameters
         return self.gave_up_at(epoch)
 
     def gave_up_at(self, epoch: int) -> bool:

@@ -240,6 +240,7 @@ class _Watch:
         rule: EarlyStopping | None,
     ) -> None:
         self.net, self.loss, self.held_out, self.callbacks = net, loss, held_out, callbacks
+        self.held_out_loss: Callable[[], float] | None = None
         self.best = None if rule is None else BestEpoch(rule)
         self.every_epoch = held_out is not None or rule is not None or bool(callbacks)
 
@@ -253,7 +254,9 @@ class _Watch:
         number, loss = len(history.loss) - 1, history.loss[-1]
         watched_loss, parameters, validation_loss = loss, at_start, None
         if self.held_out is not None:
-            watched_loss = validation_loss = self.net.checked_loss(*self.held_out, self.loss)
+            if self.held_out_loss is None:  # what it takes of a device's memory comes last
+                self.held_out_loss = self.net.loss_of(*self.held_out, self.loss)
+            watched_loss = validation_loss = self.held_out_loss()
             parameters = self.net.parameters
             history.validation_loss.append(validation_loss)
         epoch = Epoch(number, loss, validation_loss, history.learning_rate[-1], self.net)
