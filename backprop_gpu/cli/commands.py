@@ -157,10 +157,9 @@ def train(
     job = workflow.prepare(settings, samples)
     job.rehearse_saving(output)
     say = (lambda text: None) if quiet else click.echo
-    fallback = device == "auto" and backend.device == "cpu"
     held = f", {len(job.x_held):,} held out" if len(job.x_held) else ""
     rows = [
-        ("device", backend.device + " (no usable GPU: backprop-gpu info says why)" * fallback),
+        ("device", report.device_taken(device, backend.device)),
         ("data", f"{len(job.x):,} samples to train on{held}"),
         ("network", report.describe(job.net)),
     ]

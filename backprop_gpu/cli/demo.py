@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import backprop_gpu as bp
 from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.cli.report import device_taken
 from backprop_gpu.errors import MissingExtraError
 from backprop_gpu.figures import new_figure, save_figure
 from backprop_gpu.text_table import aligned
@@ -78,8 +79,8 @@ def run_demo(
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "sklearn", "the demo's data set") from error
     figure = new_figure("the demo's picture", figsize=(11, 4.4), layout="constrained")
-    backend, reason = choose_backend(device)
-    say(f"Device: {backend.device} ({reason})\n")
+    backend, _ = choose_backend(device)
+    say(f"Device: {device_taken(device, backend.device)}\n")
     tasks = [learn_textbook(backend, progress, say), learn_digits(backend, 0, progress, say)]
     say(_summary(tasks))
     for panel, task in zip(figure.subplots(1, len(tasks)), tasks, strict=True):

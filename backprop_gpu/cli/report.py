@@ -18,6 +18,12 @@ Rows = list[tuple[str, str]]
 MOST = 12  # names that are shown
 
 
+def device_taken(asked: str, taken: str) -> str:
+    """Return the device that was taken, and why, in a line."""
+    fallback = asked == "auto" and taken == "cpu"
+    return taken + " (no usable GPU: backprop-gpu info says why)" * fallback
+
+
 def about_network(saved: SavedNetwork, preparation: Preparation) -> Rows:
     """Return what is in a saved network."""
     net = saved.net
