@@ -98,9 +98,11 @@ def numeric(values: Any, name: str) -> Array:
                 else:
                     array = values.to_numpy(np.float64, na_value=np.nan)
         except (ValueError, TypeError, RuntimeError, BufferError) as error:
+            remedy = "give a rectangular array or nested list"
+            if isinstance(values, list | tuple) and any(map(on_gpu, values)):
+                remedy = f"of arrays in GPU memory make one, cupy.stack({name})"
             raise DtypeError(
-                f"{name} can't be read as an array of numbers ({error}); "
-                "give a rectangular array or nested list"
+                f"{name} can't be read as an array of numbers ({error}); {remedy}"
             ) from error
         kind, dtype = array.dtype.kind, array.dtype
     if kind not in "biuf":

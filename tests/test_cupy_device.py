@@ -175,6 +175,43 @@ def test_what_training_leaves_is_there_for_every_stream(train, backend, late_str
 
 
 @on_gpu
+def test_arrays_in_a_list_are_to_be_made_one(backend):
+    with pytest.raises(bp.DtypeError, match=r"make one, cupy\.stack\(x\)$"):
+        bp.MLP([3, 2], device=backend)([backend.xp.ones(3), backend.xp.ones(3)])
+
+
+def another_gpu():
+    if reason := cupy_device.unusable(1):
+        pytest.skip(reason)
+    return cupy_device.open_gpu(1, "float32")
+
+
+@on_gpu
+def test_arrays_on_another_gpu_are_brought_here(backend, late_streams):
+    x, other = np.random.default_rng(0).normal(size=(6, 8)), another_gpu()
+    expected = bp.MLP([4, 5, 2], device="cpu")(x[::2, ::-2])
+    with backend.xp.cuda.Device(0):
+        given = backend.xp.asarray(x)[::2, ::-2]
+    found = bp.MLP([4, 5, 2], device=other)(given)
+    assert found.device.id == 1
+    np.testing.assert_allclose(other.to_numpy(found), expected, rtol=1e-5)
+
+
+@on_gpu
+@pytest.mark.parametrize("path", ["steps", "one launch"])
+def test_a_network_on_another_gpu_trains_there(path, backend, late_streams):
+    other = another_gpu()
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 3))
+    options = {"batch_size": 7, "epochs": 20, "validation": (x, y), "optimizer": bp.Adam(0.01)}
+    options["early_stopping"] = bp.EarlyStopping(3)
+    nets = [bp.MLP([3, 6, 3], device=device) for device in ("cpu", other)]
+    histories = [bp.train(nets[0], x, y, path="steps", **options)]
+    histories += [bp.train(nets[1], backend.xp.asarray(x), y, path=path, **options)]
+    np.testing.assert_allclose(histories[1].loss, histories[0].loss, rtol=1e-4)
+    np.testing.assert_allclose(other.to_numpy(nets[1](x)), nets[0](x), rtol=1e-3, atol=1e-5)
+
+
+@on_gpu
 def test_what_takes_numbers_takes_them_from_a_gpu(backend, tmp_path):
     net = bp.MLP([3, 4, 2], device=backend, dtype="float64")
     x, y = backend.xp.ones((5, 3)), backend.xp.zeros((5, 2))

@@ -123,10 +123,29 @@ class CudaBackend:
         with self.computing():
             if on_gpu(values) and not hasattr(values, "__cuda_array_interface__"):
                 values = self.xp.from_dlpack(values)
-            if not on_gpu(values):  # what CuPy has no dtype for, NumPy converts
+            if on_gpu(values):
+                values = self._brought_here(values)
+            else:  # what CuPy has no dtype for, NumPy converts
                 with np.errstate(over="ignore"):
                     values = np.ascontiguousarray(values, dtype=dtype)
             return self.xp.ascontiguousarray(self.xp.asarray(values), dtype=dtype)
+
+    def _brought_here(self, values: Array) -> Array:
+        """Return a copy of CuPy's array if it is on another GPU, or else what there is.
+
+        CuPy copies between GPUs what is contiguous, and the streams of one don't know the other's.
+        """
+        cuda = getattr(self.xp, "cuda", None)
+        if cuda is None or not isinstance(values, self.xp.ndarray):
+            return values
+        if values.device == cuda.Device():
+            return values
+        with values.device:
+            values = self.xp.ascontiguousarray(values)
+            cuda.get_current_stream().synchronize()
+        copied = values.copy()
+        self.synchronize()  # before the memory that was copied from is somebody else's
+        return copied
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         return array.get() if hasattr(array, "get") else np.asarray(array)

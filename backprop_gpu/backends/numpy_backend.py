@@ -131,8 +131,9 @@ class NumpyBackend:
     def asarray(self, values: Any, dtype: np.dtype[Any]) -> Array:
         if on_gpu(values):
             raise DeviceError(
-                f"an array ({type(values).__name__}) is in GPU memory and the network on the CPU; "
-                "bring the array to the CPU first, or build the network with device='cuda'"
+                f"an array ({type(values).__module__}.{type(values).__name__}) is in GPU memory "
+                "and the network on the CPU; bring the array to the CPU first, or build the "
+                "network with device='cuda'"
             )
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity
             return np.ascontiguousarray(values, dtype=dtype)

@@ -23,11 +23,15 @@
 namespace {
 
 constexpr std::size_t MEMORY = std::size_t(4) << 30;
+// Each has memory that the other can't reach. Streams are those of both.
+constexpr int DEVICES = 2;
 constexpr int SHARED = 48 << 10, SHARED_OPTIN = 227 << 10;
 constexpr unsigned THREADS = 1024, GRID_Y_AND_Z = 65535;
 
 std::map<const char*, std::size_t> device_memory, pinned_memory;
+std::map<const char*, int> owners;  // which device has such memory
 std::size_t memory_left = MEMORY;
+thread_local int device = 0;  // that this thread uses
 std::string failure;  // of a kernel; nothing works any more then
 
 cudaError_t answer(int status) {
@@ -38,6 +42,11 @@ bool is_in(const std::map<const char*, std::size_t>& memory, const void* address
     const char* const byte = static_cast<const char*>(address);
     const auto next = memory.upper_bound(byte);
     return next != memory.begin() && byte < std::prev(next)->first + std::prev(next)->second;
+}
+
+int owner_of(const void* address) {
+    const auto next = owners.upper_bound(static_cast<const char*>(address));
+    return next == owners.begin() ? 0 : std::prev(next)->second;
 }
 
 cudaError_t allocate(std::map<const char*, std::size_t>& memory, void** out, std::size_t bytes) {
@@ -89,9 +98,12 @@ EXPORT int simulate_nothing(const char* name) {
 
 EXPORT cudaError_t cudaDriverGetVersion(int* version) { return *version = 13020, cudaSuccess; }
 EXPORT cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13020, cudaSuccess; }
-EXPORT cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-EXPORT cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-EXPORT cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
+EXPORT cudaError_t cudaGetDeviceCount(int* count) { return *count = DEVICES, cudaSuccess; }
+EXPORT cudaError_t cudaGetDevice(int* used) { return *used = device, cudaSuccess; }
+EXPORT cudaError_t cudaSetDevice(int used) {
+    if (used < 0 || used >= DEVICES) return cudaErrorInvalidDevice;
+    return device = used, cudaSuccess;
+}
 
 EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     *properties = {};
@@ -142,7 +154,7 @@ EXPORT cudaError_t cudaMalloc(void** address, size_t bytes) {
     if (const int refused = may_wait()) return answer(refused);
     if (bytes > memory_left) return cudaErrorMemoryAllocation;
     const cudaError_t status = allocate(device_memory, address, bytes);
-    if (!status) memory_left -= bytes;
+    if (!status) memory_left -= bytes, owners[static_cast<char*>(*address)] = device;
     return status;
 }
 
@@ -150,7 +162,7 @@ EXPORT cudaError_t cudaFree(void* address) {
     const Lock lock(mutex);
     if (const int refused = may_wait()) return answer(refused);
     const auto found = device_memory.find(static_cast<char*>(address));
-    if (found != device_memory.end()) memory_left += found->second;
+    if (found != device_memory.end()) memory_left += found->second, owners.erase(found->first);
     return release(device_memory, address);
 }
 
@@ -170,6 +182,7 @@ EXPORT cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* found, const 
     *found = {};
     if (is_in(device_memory, address)) {
         found->type = cudaMemoryTypeDevice;
+        found->device = owner_of(address);
         found->devicePointer = const_cast<void*>(address);
     } else if (is_in(pinned_memory, address)) {
         found->type = cudaMemoryTypeHost;
@@ -400,18 +413,19 @@ struct Kernel {
 std::map<std::pair<CUmodule, std::string>, Kernel> kernels;
 
 // Whether an argument is an address that a GPU can't reach. `code` is its parameter's.
-bool is_elsewhere(const char* code, const void* argument) {
+bool is_elsewhere(const char* code, const void* argument, int on) {
     const void* const address = *static_cast<const void* const*>(argument);
-    return *code == '*' && address && !reachable(address);
+    if (*code != '*' || !address) return false;
+    return !reachable(address) || (is_in(device_memory, address) && owner_of(address) != on);
 }
 
-void run(const Kernel& kernel, dim3 grid, dim3 block, unsigned shared,
+void run(const Kernel& kernel, int on, dim3 grid, dim3 block, unsigned shared,
          const std::vector<std::string>& arguments) {
     if (!failure.empty()) return;
     std::vector<const void*> addresses;
     const char* code = kernel.signature;
     for (const std::string& argument : arguments) {
-        if (is_elsewhere(code, argument.data()))
+        if (is_elsewhere(code, argument.data(), on))
             failure = "kernel " + kernel.name + " is given memory that a GPU can't reach";
         addresses.push_back(argument.data());
         code = std::strchr(code, ' ') + 1;
@@ -494,6 +508,6 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     std::vector<std::string> copies;
     for (const int* size = kernel.sizes; *size; ++size, ++arguments)
         copies.emplace_back(static_cast<char*>(*arguments), *size);
-    const auto work = [=, &kernel] { run(kernel, grid, block, shared, copies); };
+    const auto work = [=, &kernel, on = device] { run(kernel, on, grid, block, shared, copies); };
     return static_cast<CUresult>(answer(ask(stream_of(stream), work)));
 }
