@@ -82,7 +82,8 @@ class Steps(StepRunner):
         self._count = 0
         flops = net.step_flops(batches.batch_size)
         # Functions of somebody's own may fail, and would when half of the weights are new.
-        own = any(g.cuda_derivative is g.cuda_rows is None for g in net.activations[:-1])
+        hidden = net.activations[:-1]
+        own = any(g.cuda_derivative is None and g.cuda_rows is None for g in hidden)
         plain = is_plain(optimizer) and limits == NO_LIMITS and not own
         descends = plain and net.backend.descends(flops)
         self._step = Step(net, loss, optimizer, self.state, descends, penalizes, limits)
