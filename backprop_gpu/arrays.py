@@ -146,7 +146,8 @@ def _to_numbers(values: Any, array: Array, name: str) -> str:
     if isinstance(values, dict):
         return f"; of columns, give numpy.column_stack(list({name}.values()))"
     with suppress(Exception):  # objects raise what they like
-        if array.dtype.kind in "OSU" and np.isfinite(np.asarray(array, np.float64)).all():
+        reads_as_numbers = np.isfinite(np.asarray(array, np.float64)).all()
+        if array.dtype.kind in "OSU" and array.size and reads_as_numbers:
             return f": convert them, numpy.asarray({name}, 'float32')"
     return _other_columns(values)
 

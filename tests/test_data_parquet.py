@@ -153,6 +153,47 @@ def test_numbers_are_held_exactly_and_missing_ones_are_nan(tmp_path, values, dty
     np.testing.assert_array_equal(columns[:], np.array(expected, dtype)[:, None])
 
 
+TEXT = [f"row {i}" for i in range(ROWS)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pyarrow.array(TEXT),
+        pyarrow.array(TEXT, pyarrow.large_string()),
+        pyarrow.array(TEXT, pyarrow.string_view()),
+        pyarrow.array(TEXT).dictionary_encode(),
+    ],
+    ids=["string", "large string", "string view", "categories"],
+)
+def test_text_stays_text(tmp_path, values):
+    pyarrow.parquet.write_table(
+        pyarrow.table({"v": values}), tmp_path / "v.parquet", row_group_size=GROUP
+    )
+    columns = ParquetColumns(tmp_path / "v.parquet", ["v"])
+    assert columns.dtype == object
+    assert columns.shape == (ROWS, 1)
+    assert columns[290:310].ravel().tolist() == TEXT[290:310]
+
+
+def test_text_that_is_missing_is_named_when_it_is_read(tmp_path):
+    text = [*TEXT[:707], None, *TEXT[708:]]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"v": text}), tmp_path / "v.parquet", row_group_size=GROUP
+    )
+    columns = ParquetColumns(tmp_path / "v.parquet", ["v"])
+    assert columns[600:650].ravel().tolist() == TEXT[600:650]
+    with pytest.raises(errors.DomainError, match="column 'v' has no text in row 707; fill it in"):
+        columns[700:710]
+
+
+def test_text_is_not_trained_on_and_not_said_to_be_convertible(path):
+    columns, net = ParquetColumns(path, ["name"]), bp.MLP([1, 1], device="cpu")
+    for x, y, name in ((columns, A[:, None], "x"), (A[:, None], columns, "y")):
+        with pytest.raises(errors.DtypeError, match=f"{name} has dtype object .* numbers$"):
+            bp.train(net, x, y, batch_size=10)
+
+
 def test_what_cannot_be_read_is_said(path, tmp_path):
     with pytest.raises(errors.UnknownNameError, match="unknown column 'nam'; did you mean 'name'"):
         ParquetColumns(path, ["nam"])

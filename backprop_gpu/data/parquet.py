@@ -45,13 +45,14 @@ class ParquetColumns:
     source : path, pyarrow.parquet.ParquetFile or pyarrow.dataset.Dataset
         A file, or a folder of files that have the same columns.
     columns : sequence of str
-        The columns to take, in their order: numbers or booleans. Missing values become NaN.
+        The columns to take, in their order: numbers or booleans, of which missing ones become NaN;
+        or text, which is what labels may be, and of which none may be missing.
 
     Attributes
     ----------
     shape : (int, int)
     dtype : dtype
-        float32 where it holds the values of all columns, else float64.
+        float32 where it holds the values of all columns, else float64; object for text.
     row_groups : ndarray of int
         The first row of every row group.
 
@@ -65,16 +66,17 @@ class ParquetColumns:
             raise DomainError(f"columns is {columns!r}; expected a list of names of columns")
         self._columns = list(columns)
         self._groups: list[tuple[Opener, int]] = []
-        self.dtype = np.dtype(np.float32)
+        held: list[tuple[str, Any]] = []
         sizes: list[int] = []
         for opener in _openers(source):
             schema, metadata = _described(opener)
             opener = partial(opener, metadata=metadata)
             group_sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            for name in self._columns:
-                self.dtype = np.result_type(self.dtype, _number_type(schema, name))
+            held += [(name, _type_of(schema, name)) for name in self._columns]
             self._groups += [(opener, number) for number in range(len(group_sizes))]
             sizes += group_sizes
+        self._is_text = bool(held) and all(_is_text(kind) for _, kind in held)
+        self.dtype = np.dtype(object) if self._is_text else _number_type(held)
         ends = np.cumsum(sizes, dtype=np.int64)
         self.row_groups = ends - np.array(sizes, np.int64)
         self.shape = (int(ends[-1]) if sizes else 0, len(self._columns))
@@ -133,7 +135,14 @@ class ParquetColumns:
         with opener() as file:
             for part in file.iter_batches(most, [number], self._columns, use_threads=False):
                 for name, column in zip(self._columns, columns, strict=True):
-                    column[: len(part)] = part.column(name).to_numpy(zero_copy_only=False)
+                    values = part.column(name)
+                    if self._is_text and values.null_count:
+                        row = self._first + int(np.argmax(values.is_null()))
+                        raise DomainError(
+                            f"column {name!r} has no text in row {row:,}; fill it in, or leave "
+                            "such rows out"
+                        )
+                    column[: len(part)] = values.to_numpy(zero_copy_only=False)
                 yield columns[:, : len(part)].T
 
 
@@ -176,14 +185,30 @@ def _described(opener: Opener) -> tuple[Any, Any]:
         raise FileFormatError(f"a Parquet file can't be read: {error}") from error
 
 
-def _number_type(schema: Any, name: str) -> np.dtype[Any]:
+def _type_of(schema: Any, name: str) -> Any:
     if name not in schema.names:
         raise UnknownNameError("column", name, schema.names)
-    kind = schema.field(name).type
-    try:
-        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    except NotImplementedError:
-        dtype = np.dtype(object)
-    if dtype.kind not in "biuf":
-        raise DtypeError(f"column {name!r} holds {kind}; expected numbers")
-    return dtype
+    return schema.field(name).type
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):  # pandas' categories
+        kind = kind.value_type
+    kinds = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(is_one(kind) for is_one in kinds)
+
+
+def _number_type(held: Sequence[tuple[str, Any]]) -> np.dtype[Any]:
+    """Return what holds the numbers of columns, each given by its name and its Arrow type."""
+    common = np.dtype(np.float32)
+    for name, kind in held:
+        try:
+            dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        except NotImplementedError:
+            dtype = np.dtype(object)
+        if dtype.kind not in "biuf":
+            raise DtypeError(f"column {name!r} holds {kind}; expected numbers")
+        common = np.result_type(common, dtype)
+    return common

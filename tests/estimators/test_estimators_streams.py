@@ -131,6 +131,17 @@ def test_every_kind_of_target_is_learned(Estimator, y, settings):
         assert_same(model, memory)
 
 
+def test_text_labels_are_read_from_parquet_files(tmp_path):
+    labels = np.array(["a", "bc", "d"])[SPECIES]
+    pyarrow.parquet.write_table(pyarrow.table({"y": labels}), tmp_path / "y.parquet")
+    y = bp.ParquetColumns(tmp_path / "y.parquet", ["y"])
+    model = MLPClassifier(**SETTINGS, shuffle=False)
+    for _ in range(2):
+        model.partial_fit(Sliced(X), y, classes=["a", "bc", "d"])
+    assert_same(model, in_memory(MLPClassifier, labels, None, ["a", "bc", "d"]))
+    assert model.score(X, y) == model.score(X, labels)
+
+
 @TARGETS
 def test_batches_are_learned_one_by_one(Estimator, y, settings):
     classes = classes_of(Estimator, y)
