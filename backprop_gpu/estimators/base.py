@@ -175,6 +175,12 @@ class BaseMLP(FittedNetwork):
             )
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if incremental and self.checkpoint is not None:
+            raise DomainError(
+                f"checkpoint={os.fspath(self.checkpoint)!r} is of fit, and partial_fit writes no "
+                "checkpoints; write pickle.dumps(model) to a file between its calls, and set "
+                "checkpoint=None and resume=False"
+            )
         if self.checkpoint is not None and self.solver == "lbfgs":
             raise DomainError("checkpoint= is for the solvers 'sgd' and 'adam', not for 'lbfgs'")
         if self.path in ("fused", "compiled") and self.solver == "lbfgs":

@@ -64,7 +64,7 @@ SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
         Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
     checkpoint : path or None = None
         A folder: `fit` writes where it is there (extra ``io``; not with "lbfgs", and
-        `random_state` has to be a number).
+        `random_state` has to be a number). `partial_fit` does not, and refuses it.
     checkpoint_every : int = 1; epochs from one checkpoint to the next
     resume : bool = False
         Whether `fit` goes on from the newest checkpoint in the folder, if there is one: it ends

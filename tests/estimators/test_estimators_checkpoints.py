@@ -1,5 +1,6 @@
 """`fit` with checkpoints: interrupted anywhere and resumed, it ends with the same model."""
 
+import pickle
 import warnings
 from contextlib import suppress
 from itertools import product
@@ -159,6 +160,23 @@ def test_a_fit_to_other_data_is_refused(what, tmp_path):
 def test_what_can_not_be_resumed(options, message, tmp_path):
     with pytest.raises(bp.DomainError, match=message):
         fitted(**({"checkpoint": tmp_path} | options))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["arrays", "batches"])
+def test_partial_fit_says_that_it_writes_none(stream, tmp_path):
+    model = fitted(checkpoint=tmp_path / "run")
+    before = everything(model)
+    x, y = ([data()], None) if stream else data()
+    with pytest.raises(bp.DomainError, match=r"run' is of fit, and partial_fit writes no check"):
+        model.partial_fit(x, y)
+    assert everything(model) == before
+    assert model.set_params(checkpoint=None).partial_fit(x, y).t_ == 16 * 90
+
+
+def test_partial_fit_goes_on_from_a_pickle_as_if_there_were_none():
+    model = fitted()
+    again = pickle.loads(pickle.dumps(model))
+    assert everything(again.partial_fit(*data())) == everything(model.partial_fit(*data()))
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
