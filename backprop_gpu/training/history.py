@@ -32,7 +32,7 @@ class History:
         The loss of the validation data after the epoch; empty without validation data.
     learning_rate : list of float
         At the epoch's first update.
-    stopped_by : {"epochs", "early stopping", "callback", "divergence", "interrupt"}
+    stopped_by : {"epochs", "early stopping", "callback", "divergence", "interrupt", "error"}
         What ended the training.
     best_epoch : int or None
         With early stopping, the epoch of the lowest loss.
@@ -47,9 +47,9 @@ class History:
     loss: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
-    stopped_by: Literal["epochs", "early stopping", "callback", "divergence", "interrupt"] = (
-        "epochs"
-    )
+    stopped_by: Literal[
+        "epochs", "early stopping", "callback", "divergence", "interrupt", "error"
+    ] = "epochs"
     best_epoch: int | None = None
     seconds: float = 0.0
     path: str = "steps"

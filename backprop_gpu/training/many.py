@@ -181,7 +181,6 @@ class _Job(NamedTuple):
                 return train(net, x, y, path=path, **options)
             return train(net, x, y, path="steps", **options)
         except TrainingDiverged as error:
-            error.history.stopped_by = "divergence"
             return error.history
 
 

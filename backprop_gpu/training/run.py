@@ -157,6 +157,7 @@ class Run:
 
     def _give_up(self, epoch: int, layer: int | None) -> NoReturn:
         del self.history.learning_rate[len(self.history.loss) :]
+        self.history.stopped_by = "divergence"
         where = f"layer {layer}" if layer else "the loss or a layer before it"
         raise TrainingDiverged(
             f"NaN or infinity arose in epoch {epoch}, in {where}; training stopped, and the "

@@ -103,7 +103,7 @@ def train(
         Scale every sample's own gradient to at most this norm before they are averaged, so that
         no single sample moves the network far.
     callbacks : sequence of callable (Epoch) -> bool or None
-        Called after every epoch; returning True stops the training.
+        Called after every epoch; returning True stops the training, and so does what one raises.
     progress : bool or callable (Run)
         Show a progress bar (extra ``progress``), with the loss, samples a second and the time
         that is left, on a terminal or in a notebook. Or what is called some ten times a second with
@@ -131,9 +131,10 @@ def train(
     TrainingDiverged
         If NaN or infinity arises: the network then holds the last parameters that were read to
         have a finite loss, those at the beginning of an epoch.
-    KeyboardInterrupt
-        On Ctrl-C: the network holds the parameters of the steps made, with early stopping too,
-        and perhaps a part of the step under way. The exception has the epochs as `history`.
+    KeyboardInterrupt, Exception
+        On Ctrl-C, or what a callback, `progress` or the data raise: the network holds the
+        parameters of the steps made, with early stopping too, and perhaps a part of the step under
+        way. The exception has the epochs as `history`, unless it comes before the first step.
     OutOfMemoryError
         If a GPU has too little memory even for parts of a batch: the network holds the parameters
         of the steps made.
@@ -336,19 +337,22 @@ def _check_helpers(
 
 @contextmanager
 def _clocked(history: History, epochs: int, backend: Backend) -> Iterator[None]:
-    """Write down how long it takes; let an interrupt carry the history, and say what is done."""
+    """Write down how long it takes; let what is raised carry the history, and say what is done."""
     started = time.perf_counter()
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        done = len(history.loss)
+    except (Exception, KeyboardInterrupt) as error:
+        is_interrupt, done = isinstance(error, KeyboardInterrupt), len(history.loss)
+        has_begun = bool(history.learning_rate)
         del history.learning_rate[done:]  # an epoch that has begun has one
-        history.stopped_by = "interrupt"
-        vars(interrupt)["history"] = history
-        interrupt.add_note(
-            f"{done:,} of {epochs:,} epochs are done, which this exception has as `history`; the "
-            "network holds the parameters of the steps made"
-        )
+        # What diverged has its history, and so has what a callback raised that trained, too.
+        if (has_begun or is_interrupt) and "history" not in vars(error):
+            history.stopped_by = "interrupt" if is_interrupt else "error"
+            vars(error)["history"] = history
+            error.add_note(
+                f"{done:,} of {epochs:,} epochs are done, which this exception has as `history`; "
+                "the network holds the parameters of the steps made"
+            )
         raise
     finally:
         backend.synchronize()  # whatever stream of a GPU is going to read the network

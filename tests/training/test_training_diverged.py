@@ -31,6 +31,7 @@ def test_a_learning_rate_far_too_high(backend, dtype, rate, batch_size):
     assert f"epoch {error.epoch}" in str(error)
     assert len(error.history.loss) == len(error.history.learning_rate) == error.epoch
     assert all(map(math.isfinite, error.history.loss))
+    assert error.history.stopped_by == "divergence"
     if batch_size is None:
         assert net.loss(x, y) == pytest.approx(error.history.loss[-1], rel=1e-6)
     assert_usable(net, x, y)

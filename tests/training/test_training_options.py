@@ -128,33 +128,69 @@ def test_an_exception_of_a_callback_gets_out_and_the_network_stays_usable(double
     assert bp.train(double, x, y).loss[0] == twin.loss(x, y)
 
 
-def test_an_interrupt_says_what_is_done(net):
+@pytest.mark.parametrize(
+    ("kind", "stopped_by"), [(KeyboardInterrupt, "interrupt"), (RuntimeError, "error")]
+)
+@pytest.mark.parametrize("who", ["callback", "progress"])
+def test_what_is_raised_says_what_is_done(net, kind, stopped_by, who):
     def callback(epoch):
-        if epoch.number == 2:
-            raise KeyboardInterrupt
+        if who == "callback" and epoch.number == 2:
+            raise kind
 
-    with pytest.raises(KeyboardInterrupt) as caught:
-        bp.train(net, *data(), epochs=10, callbacks=[callback])
+    def progress(run):
+        if who == "progress" and run.epochs_passed == 3:
+            raise kind
+
+    with pytest.raises(kind) as caught:
+        bp.train(net, *data(), epochs=10, callbacks=[callback], progress=progress)
     history = caught.value.history
     assert len(history.loss) == len(history.learning_rate) == 3
-    assert history.stopped_by == "interrupt"
+    assert history.stopped_by == stopped_by
+    assert history.seconds > 0
     (note,) = caught.value.__notes__
     assert "3 of 10 epochs are done" in note
     assert "holds the parameters of the steps made" in note
 
 
-def test_an_epoch_that_is_interrupted_is_not_in_the_history(net):
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_an_epoch_that_is_interrupted_is_not_in_the_history(net, kind):
     x, y = data()
 
     def batches(epoch):
         yield x, y
         if epoch == 1:
-            raise KeyboardInterrupt
+            raise kind
         yield x, y
 
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.raises(kind) as caught:
         bp.train(net, batches, epochs=3)
     assert len(caught.value.history.loss) == len(caught.value.history.learning_rate) == 1
+
+
+def test_what_is_raised_before_the_first_step_has_no_history(net):
+    def batches(epoch):
+        raise RuntimeError("no batches")
+
+    with pytest.raises(RuntimeError, match="no batches") as caught:
+        bp.train(net, batches, epochs=3)
+    assert not hasattr(caught.value, "history")
+
+
+def test_a_training_in_a_callback_keeps_the_history_of_what_it_raised(net):
+    other = net.copy()
+
+    def give_up(epoch):
+        if epoch.number == 1:
+            raise RuntimeError("that is enough")
+
+    def callback(epoch):
+        bp.train(other, *data(), epochs=5, callbacks=[give_up])
+
+    with pytest.raises(RuntimeError, match="that is enough") as caught:
+        bp.train(net, *data(), epochs=3, callbacks=[callback])
+    assert len(caught.value.history.loss) == 2
+    (note,) = caught.value.__notes__
+    assert "2 of 5 epochs" in note
 
 
 @pytest.mark.parametrize("watched", [False, True])
