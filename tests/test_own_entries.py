@@ -1,11 +1,14 @@
 """Activations and losses of one's own that don't keep to the contract are refused by name."""
 
+import copy
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import backprop_gpu as bp
+from backprop_gpu import activations
 
 
 def activation(function=None, derivative=None, **more):
@@ -163,3 +166,28 @@ def test_what_functions_raise_says_what_they_were_given(backend):
         "compute with the array module that they are given as xp"
     ]
     assert (net.parameters == before).all()
+
+
+def doubled(xp, z):
+    return 2 * z
+
+
+def slope_of_doubled(xp, a):
+    return 2 * xp.ones_like(a)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_activations_of_module_functions_are_copied_and_pickled_as_they_are(again):
+    net = bp.MLP([2, 2], [activation(doubled, slope_of_doubled)], device="cpu")
+    assert again(net).activations == net.activations
+
+
+def test_activations_of_lambdas_are_copied_and_to_be_pickled_are_registered(monkeypatch):
+    monkeypatch.setattr(activations, "ACTIVATIONS", dict(activations.ACTIVATIONS))
+    own = activation()
+    net = bp.MLP([2, 2], [own], device="cpu")
+    assert copy.deepcopy(net).activations == (own,)
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(net)
+    bp.register_activation(own)
+    assert pickle.loads(pickle.dumps(net)).activations == (own,)
