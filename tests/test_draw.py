@@ -134,7 +134,7 @@ def test_a_node_has_room_for_its_number(value):
 )
 def test_files(run, tmp_path, suffix, start):
     path = tmp_path / f"net{suffix}"
-    draw(run[0], path=str(path))
+    draw(run[0], str(path))
     content = path.read_bytes()
     assert content.startswith(start)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

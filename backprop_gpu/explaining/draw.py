@@ -73,6 +73,7 @@ class _Picture:
 
 def draw(
     net: MLP,
+    path: str | Path | None = None,
     *,
     trace: Trace | None = None,
     gradients: Gradients | None = None,
@@ -80,7 +81,6 @@ def draw(
     jump: Jump | None = None,
     sample: int = 0,
     most: int = 10,
-    path: str | Path | None = None,
 ) -> Figure:
     """Draw a network with matplotlib: its nodes in layers, its weights as lines between them.
 
@@ -90,6 +90,8 @@ def draw(
     Parameters
     ----------
     net : MLP
+    path : str or Path, optional
+        Where to write the picture: .png, .svg or .pdf.
     trace : Trace, optional
         From ``net.forward(x)``: every node shows its output, and is filled by it.
     gradients : Gradients, optional
@@ -104,8 +106,6 @@ def draw(
     most : int
         Places in a layer, 3 or above: a larger layer shows its first nodes, an ellipsis, and its
         last node.
-    path : str or Path, optional
-        Where to write the picture: .png, .svg or .pdf.
 
     Returns
     -------
