@@ -18,6 +18,7 @@ from backprop_gpu.errors import (
     NonFiniteError,
     ShapeError,
     check_count,
+    count_of,
 )
 
 Array: TypeAlias = Any
@@ -279,7 +280,8 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
     """Raise ShapeError unless both have one row per sample."""
     if len(x) != len(y):
         raise ShapeError(
-            f"{x_name} has {len(x)} rows and {y_name} has {len(y)}; both need one row per sample"
+            f"{x_name} has {count_of(len(x), 'row')} and {y_name} has {len(y):,}; both need one "
+            "row per sample"
         )
 
 

@@ -52,6 +52,11 @@ def brief(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def count_of(count: int, one: str, many: str = "") -> str:
+    """Return a count with what is counted: "1 step", "2,000 steps"."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return what an error of another library is and says, cut to a line."""
     name, lines = type(error).__name__, str(error).strip().splitlines()

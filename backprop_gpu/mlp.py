@@ -29,6 +29,7 @@ from backprop_gpu.errors import (
     ShapeError,
     brief,
     check_count,
+    count_of,
 )
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
@@ -213,7 +214,9 @@ class MLP:
             if not hasattr(given, "__len__"):
                 raise DtypeError(f"{name} is {brief(given)}; expected a list of {len(own)} arrays")
             if len(given) != len(own):
-                raise ShapeError(f"{len(given)} {name} given; the network has {len(own)} layers")
+                raise ShapeError(
+                    f"{len(given)} {name} given; the network has {count_of(len(own), 'layer')}"
+                )
             for i, (values, target) in enumerate(zip(given, own, strict=True)):
                 array = numeric(values, f"{name}[{i}]")
                 if tuple(array.shape) != target.shape:

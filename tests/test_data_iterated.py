@@ -140,7 +140,7 @@ def test_what_the_generator_raises_arrives_with_its_traceback():
     with pytest.raises(ConnectionError, match="the server is gone") as caught:
         next(epoch)
     assert "failing" in [frame.name for frame in traceback.extract_tb(caught.tb)]
-    assert caught.value.__notes__ == ["Before it came 1 batches of epoch 0."]
+    assert caught.value.__notes__ == ["Before it came 1 batch of epoch 0."]
 
 
 def test_no_batches_and_no_iterable_are_refused():

@@ -31,6 +31,7 @@ def legend(figure):
     ("history", "text"),
     [
         (bp.History(), "History(0 epochs; 0 s, path 'steps')"),
+        (bp.History([0.5]), "History(1 epoch, loss 0.5 -> 0.5; 0 s, path 'steps')"),
         (
             bp.History([0.5] + [0.25] * 9_999, seconds=1.23456, path="compiled"),
             "History(10,000 epochs, loss 0.5 -> 0.25; 1.23 s, path 'compiled')",

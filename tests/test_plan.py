@@ -39,6 +39,7 @@ def test_the_reasons_for_single_steps(backend):
     reasons = {
         "asked for": planned(path="steps"),
         "10 steps are too few": planned(epochs=10),
+        "1 step is too few": planned(epochs=1),
         "a stream of batches takes single steps": planned(singly="a stream of batches"),
         "'cube' has no": planned(bp.MLP([3, 2], [own], device="cpu")),
         "BLAS is faster": planned(large, batch_size=64),

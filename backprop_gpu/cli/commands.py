@@ -25,7 +25,7 @@ from backprop_gpu.cli.parts import (
     examples,
     layer_sizes,
 )
-from backprop_gpu.errors import DomainError
+from backprop_gpu.errors import DomainError, count_of
 from backprop_gpu.files import write_atomically
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
@@ -160,7 +160,7 @@ def train(
     held = f", {len(job.x_held):,} held out" if len(job.x_held) else ""
     rows = [
         ("device", report.device_taken(device, backend.device)),
-        ("data", f"{len(job.x):,} samples to train on{held}"),
+        ("data", f"{count_of(len(job.x), 'sample')} to train on{held}"),
         ("network", report.describe(job.net)),
     ]
     if job.preparation.classes:

@@ -11,6 +11,7 @@ from backprop_gpu import MLP, History
 from backprop_gpu.cli.preparation import Preparation
 from backprop_gpu.cli.tables import Samples
 from backprop_gpu.cli.workflow import predict
+from backprop_gpu.errors import count_of
 from backprop_gpu.saving import SavedNetwork
 
 Rows = list[tuple[str, str]]
@@ -64,7 +65,7 @@ def about_predictions(saved: SavedNetwork, preparation: Preparation, samples: Sa
     x, loss = preparation.inputs(samples.x), str(saved.notes.get("loss", "mse"))
     C = net.loss(x, preparation.outputs(y), loss)
     scaled = " of standardized targets" * (preparation.of_targets is not None)
-    rows = [("data", f"{len(y):,} samples"), ("loss", f"{C:.4g}, {loss}{scaled}")]
+    rows = [("data", count_of(len(y), "sample")), ("loss", f"{C:.4g}, {loss}{scaled}")]
     answers = preparation.answers(predict(saved, preparation, samples.x))
     if preparation.classes:
         return [*rows, ("accuracy", f"{(answers == y).mean():.2%}")]
@@ -84,9 +85,15 @@ def describe(net: MLP) -> str:
 
 
 def named(names: Sequence[Any]) -> str:
-    """Return how many names there are, and the first of them."""
-    shown = ", ".join(map(str, names[:MOST])) + (", ..." if len(names) > MOST else "")
+    """Return how many names there are, and the first of them; in quotes where they need them."""
+    shown = ", ".join(map(_in_list, names[:MOST])) + (", ..." if len(names) > MOST else "")
     return f"{len(names)}: {shown}" if names else ""
+
+
+def _in_list(name: Any) -> str:
+    text = str(name)
+    reads_as_in_list = text and text == text.strip() and "," not in text
+    return text if reads_as_in_list else repr(text)
 
 
 def _counted(names: Sequence[Any], count: int) -> str:

@@ -19,7 +19,7 @@ from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_ac
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
 from backprop_gpu.cli.tables import COLUMNS, Samples, check_writable, read_samples
-from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError
+from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError, count_of
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, AdamW, Optimizer
@@ -260,7 +260,8 @@ def check_columns(kind: str, values: NDArray[Any], count: int) -> None:
     """Raise unless there are as many columns as the network was trained on."""
     if values.shape[1] != count:
         raise FileFormatError(
-            f"the data have {values.shape[1]} columns of {kind}; the network was trained on {count}"
+            f"the data have {count_of(values.shape[1], 'column')} of {kind}; the network was "
+            f"trained on {count}"
         )
 
 

@@ -14,7 +14,7 @@ from backprop_gpu.backends.uploads import Uploads
 from backprop_gpu.data.batches import CheckTargets, Room, new_room
 from backprop_gpu.data.prefetch import prefetched
 from backprop_gpu.data.staging import Staging
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, count_of
 
 ALIVE = 4  # batches: one in use, one being made, two that make up for uneven times
 
@@ -99,7 +99,9 @@ class IteratedBatches:
                     batches += 1
                     samples += rows
         except Exception as error:
-            error.add_note(f"Before it came {batches} batches of epoch {epoch}.")
+            error.add_note(
+                f"Before it came {count_of(batches, 'batch', 'batches')} of epoch {epoch}."
+            )
             raise
         if start == 0:
             self.samples, self.per_epoch = samples, batches

@@ -23,7 +23,7 @@ from backprop_gpu.data import (
     file_reader,
     is_streamed,
 )
-from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief
+from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, count_of
 from backprop_gpu.estimators.base import Y_SHAPES, BaseMLP, check_weights, on_cpu
 from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, dense, is_sparse
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
@@ -154,7 +154,8 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
         net = estimator.network_
     if outputs != net.layer_sizes[-1]:
         raise ShapeError(
-            f"y makes {outputs} columns; the network has {net.layer_sizes[-1]} outputs"
+            f"y makes {count_of(outputs, 'column')}; the network has "
+            f"{count_of(net.layer_sizes[-1], 'output')}"
         )
     loss = net.check_loss(estimator._loss())
     has_weights = encode(stream.y_first, slice(0, 1)).shape[1] > outputs

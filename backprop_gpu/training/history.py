@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from backprop_gpu.errors import DomainError
+from backprop_gpu.errors import DomainError, count_of
 from backprop_gpu.figures import FAINT, INK, check_picture_path, new_figure, save_figure
 from backprop_gpu.mlp import MLP
 
@@ -56,7 +56,7 @@ class History:
     precision: str = "float32"
 
     def __repr__(self) -> str:
-        told = [f"{len(self.loss):,} epochs"]
+        told = [count_of(len(self.loss), "epoch")]
         for name, losses in (("loss", self.loss), ("validation loss", self.validation_loss)):
             if losses:
                 told.append(f"{name} {losses[0]:.4g} -> {losses[-1]:.4g}")

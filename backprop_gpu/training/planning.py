@@ -10,7 +10,7 @@ from backprop_gpu.backends.cuda_backend import CudaBackend
 from backprop_gpu.compiled import why_not, worth_it
 from backprop_gpu.compiled.compiler import NO_COMPILER, compiler
 from backprop_gpu.compiled.threads import cores, worth_waking
-from backprop_gpu.errors import DomainError, UnknownNameError, check_count
+from backprop_gpu.errors import DomainError, UnknownNameError, check_count, count_of
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer
@@ -137,7 +137,7 @@ def plan(
         return Plan(by_steps, why, net.threads)
     calls = SECONDS_PER_STEP + SECONDS_PER_SLOT * optimizer.slots
     if steps * (calls + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
-        why = f"{steps:,} steps are too few to be worth compiling a loop for"
+        why = f"{_too_few(steps)} to be worth compiling a loop for"
         return Plan("steps", why, net.threads)
     why = "small products, many steps: calls would take the time"
     return Plan("compiled", why, sharing)
@@ -172,12 +172,16 @@ def _plan_on_gpu(
         why = f"kernels that fill the GPU are faster on products as large ({limit}){launches()}"
         return Plan("steps", why, None)
     if steps * saved.value < CROSSOVERS["seconds_compiling"].value:
-        why = f"{steps:,} steps are too few to be worth compiling them ({saved}){launches()}"
+        why = f"{_too_few(steps)} to be worth compiling them ({saved}){launches()}"
         return Plan("steps", why, None)
     why = "small products, many steps: launches would take the time"
     if not one_launch.worth_it(kernel, net.layer_sizes, rows):
         why = f"of {networks:,} networks, {min(networks, multiprocessors)} train side by side"
     return Plan("one launch", f"{why} ({limit}){products}", None)
+
+
+def _too_few(steps: int) -> str:
+    return f"{count_of(steps, 'step')} {'is' if steps == 1 else 'are'} too few"
 
 
 def _why_not_compiled(net: MLP, loss: Loss, optimizer: Optimizer, singly: str | None) -> str | None:

@@ -274,7 +274,7 @@ def test_x_and_y_of_different_lengths(net, n):
     x, y = data(n)
     with refused(bp.ShapeError, "x has 7 rows", f"y has {n}", "one row per sample"):
         bp.train(net, X, y)
-    with refused(bp.ShapeError, f"x has {n} rows", "y has 7"):
+    with refused(bp.ShapeError, f"x has {n} row{'' if n == 1 else 's'}", "y has 7"):
         net.loss(x, Y)
     with refused(bp.ShapeError, "x has 7 rows", f"y has {n}"):
         net.backward(net.forward(X), y)

@@ -212,4 +212,4 @@ def test_files_that_are_wrong(saved):
     np.savez("narrow.npz", x=x[:, :3], y=y)
     fails(1, "3 columns of inputs; .* on 8", "net.safetensors", "narrow.npz", *options)
     np.savez("narrow.npz", x=x, y=y[:, :1])
-    fails(1, "1 columns of targets; .* on 2", "net.safetensors", "narrow.npz", *options)
+    fails(1, "1 column of targets; .* on 2", "net.safetensors", "narrow.npz", *options)

@@ -168,6 +168,24 @@ def test_labels(here, file):
     assert [SPECIES[i] for i in shares.argmax(axis=1)] == labels
 
 
+def test_labels_and_columns_whose_names_hold_commas_are_in_quotes(here):
+    Path("cities.csv").write_text('"north, km",city\n' + '1,"Paris, TX"\n2,Rome\n' * 4)
+    settings = *QUICK, "--target", "city", "--classify"
+    shown = rows(run("train", "cities.csv", *settings[1:]).stdout)
+    known = rows(run("info", "net.safetensors").stdout)
+    for table in (shown, known):
+        assert table["classes"].endswith("  2: 'Paris, TX', Rome")
+    assert known["inputs"].endswith("  1: 'north, km'")
+    assert known["outputs"].endswith("  1: city")
+
+
+def test_one_sample_is_one(here):
+    Path("one.csv").write_text("a,y\n1,2\n")
+    shown = rows(run("train", "one.csv", *QUICK[1:], "--target", "y").stdout)
+    assert shown["data"].endswith("  1 sample to train on")
+    assert rows(run("score", "net.safetensors", "one.csv").stdout)["data"].endswith("  1 sample")
+
+
 @pytest.mark.parametrize("labels", [[7, 3], [True, False], [0.5, 2.5], ["b", "a"]])
 def test_labels_of_any_type_come_back(here, labels):
     y = np.array(labels)[np.arange(90) % 2]
