@@ -27,7 +27,7 @@ from backprop_gpu.errors import (
     ShapeError,
     UnknownNameError,
 )
-from backprop_gpu.files import checked_path, write_atomically
+from backprop_gpu.files import check_readable, checked_path, write_atomically
 from backprop_gpu.mlp import MLP, check_network
 
 FORMAT = "backprop_gpu/1"
@@ -147,15 +147,11 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
     """
     tensors = _safetensors()
     path = checked_path(path)
+    check_readable(path, "; expected a network that save() wrote")
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise FileFormatError(f"{path} {what}; expected a network that save() wrote")
         with tensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileFormatError:
-        raise
     except Exception as error:  # whatever the library that reads it raises
         raise FileFormatError(
             f"{path} can't be read as a safetensors file ({error!s:.200}); it is torn, or "

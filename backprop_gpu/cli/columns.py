@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.errors import FileFormatError, MissingExtraError, brief, first_line
+from backprop_gpu.files import check_readable
 
 NAMELESS = ("", "__index_level_0__")
 """What pandas calls an index that has no name, in .csv and in .parquet."""
@@ -28,7 +29,7 @@ OTHER_ROWS = "give rows without it"
 def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     """Return a file's columns as a pyarrow table; those of a .csv named in `text` as text."""
     arrow = pyarrow()
-    check_there(path)
+    check_readable(path)
     kind = path.suffix.lower()
     try:
         if kind == ".csv":
@@ -74,12 +75,6 @@ def _check_commas(path: Path, names: Sequence[str]) -> None:
         raise FileFormatError(
             f"{path} has one column, {names[0]!r}; expected commas between the columns"
         )
-
-
-def check_there(path: Path) -> None:
-    """Raise unless there is such a file."""
-    if not path.is_file():
-        raise FileFormatError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
 
 
 def other_columns(path: Path, table: Any, left_out: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from backprop_gpu.cli.parts import (
     layer_sizes,
 )
 from backprop_gpu.errors import DomainError, count_of
-from backprop_gpu.files import write_atomically
+from backprop_gpu.files import check_writable, write_atomically
 from backprop_gpu.losses import find_loss
 from backprop_gpu.text_table import aligned
 from backprop_gpu.training.history import TrainingDiverged
@@ -152,7 +153,7 @@ def train(
     tables.known_suffix(output, [".safetensors"])
     backend, _ = choose_backend(device, precision=precision)
     settings = _settings(backend=backend, precision=precision, **options)
-    tables.check_writable(output)
+    check_writable(output)
     samples = tables.read_samples(data, targets, ignored, settings.classify)
     job = workflow.prepare(settings, samples)
     job.rehearse_saving(output)
@@ -236,9 +237,9 @@ def predict(net: Path, data: Path, output: Path | None, probabilities: bool, dev
     """
     if output is not None:
         suffix = tables.known_suffix(output, (".csv", ".npy", ".npz", ".parquet"))
-        if output.resolve() in (net.resolve(), data.resolve()):
+        if os.path.realpath(output) in (os.path.realpath(net), os.path.realpath(data)):
             raise DomainError(f"{output} would be replaced by the predictions; name another file")
-        tables.check_writable(output)
+        check_writable(output)
     tables.known_suffix(data, tables.ARRAYS + tables.COLUMNS)
     saved, preparation = workflow.open_network(net, device)
     x = tables.read_inputs(data, preparation.features, preparation.targets)
@@ -325,7 +326,7 @@ def benchmark(
 
     if output is not None:
         tables.known_suffix(output, [".json"])
-        tables.check_writable(output)
+        check_writable(output)
     say = partial(click.echo, err=True) if on_a_terminal() else lambda text: None
     table = run_benchmark(
         networks or None, batches or None, devices or ("cpu", "cuda"), seconds, output, say
@@ -347,7 +348,7 @@ def demo(picture: Path, device: str) -> None:
     from backprop_gpu.cli.demo import run_demo
 
     tables.known_suffix(picture, [".png"])
-    tables.check_writable(picture)
+    check_writable(picture)
     run_demo(device, picture, say=click.echo)
 
 

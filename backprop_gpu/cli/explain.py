@@ -16,6 +16,7 @@ from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
 from backprop_gpu.explaining.page.write import write_page
+from backprop_gpu.files import check_writable
 from backprop_gpu.mlp import MLP
 from backprop_gpu.textbook import textbook
 
@@ -82,7 +83,7 @@ def explain_command(
     _check_options()
     if html is not None:
         tables.known_suffix(html, [".html"])
-        tables.check_writable(html)
+        check_writable(html)
     subject = _textbook(rows, device) if net is None else _subject(net, data, rows, device)
     run = subject.net, subject.x, subject.y, loss or subject.loss
     if html is not None:

@@ -41,7 +41,7 @@ CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
     ((FileFormatError, ShapeError, DtypeError, NonFiniteError, MissingExtraError, OSError), 1),
 )
 
-FILE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, readable=False)  # what reads it says why it can't
 
 
 class Failure(click.ClickException):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from backprop_gpu.errors import (
     UnknownNameError,
     first_line,
 )
+from backprop_gpu.files import check_readable
 
 ARRAYS = (".npz", ".npy")
 COLUMNS = (".csv", ".parquet")
@@ -159,17 +158,6 @@ def known_suffix(path: Path, known: Sequence[str]) -> str:
     return suffix
 
 
-def check_writable(path: Path) -> None:
-    """Raise FileFormatError unless a file can be written there, or replaced."""
-    if path.exists() and not path.is_file():
-        raise FileFormatError(f"{path} is not a regular file; it would be left alone")
-    try:
-        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
-            pass
-    except OSError as error:
-        raise FileFormatError(f"{path} can't be written: {error.strerror}") from error
-
-
 def _samples_of_columns(
     path: Path,
     targets: Sequence[str],
@@ -220,7 +208,7 @@ def _no_column(name: str, known: list[str]) -> UnknownNameError:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    columns.check_there(path)
+    check_readable(path)
     try:
         # Mapping the file first refuses one that is shorter than it says, and allocates nothing.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -233,7 +221,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
-    columns.check_there(path)
+    check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
             held = [name.removesuffix(".npy") for name in archive.namelist()]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
-from backprop_gpu.cli.tables import COLUMNS, Samples, check_writable, read_samples
+from backprop_gpu.cli.tables import COLUMNS, Samples, read_samples
 from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError, count_of
+from backprop_gpu.files import check_writable
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, AdamW, Optimizer

@@ -85,7 +85,7 @@ def test_usage(here, args, message):
     [
         ("train none.npz {}", "none.npz does not exist"),
         ("train houses.csv --target price --target none {} -o none/n.safetensors", "be written"),
-        ("train data.npz {} -o folder.safetensors", "not a regular file"),
+        ("train data.npz {} -o folder.safetensors", "is a folder, not a file"),
         ("train iris.csv --target species {}", "'species'.*--classify"),
         ("train iris.csv --target width {}", r"'species' \('setosa' in row 1\).*--ignore"),
         ("train gaps.csv --target y {}", "missing or infinite cells in column 'a'"),
@@ -94,11 +94,15 @@ def test_usage(here, args, message):
         ("train huge.npz --standardize {}", "column 1 of x .* too large to standardize"),
         ("train huge.npz {}", "x holds 1 value.* infinite in float32, .* index \\(1, 1\\)"),
         ("predict none.safetensors x.npy", "none.safetensors does not exist"),
+        ("predict folder.safetensors x.npy", "is a folder, not a file; expected a network"),
         ("predict data.npz x.npy", "can't be read as a safetensors file"),
         ("predict iris.safetensors none.csv", "none.csv does not exist"),
         ("predict iris.safetensors houses.csv", "no column 'length', 'width', which the network"),
         ("predict iris.safetensors x.npy", "4 columns of inputs; the network was trained on 2"),
-        ("predict iris.safetensors iris.csv -o none/out.csv", "can't be written"),
+        ("predict iris.safetensors iris.csv -o none/out.csv", "can't be written: there is no"),
+        ("predict iris.safetensors iris.csv -o loop.csv/out.csv", "can't be written"),
+        ("predict iris.safetensors loop.csv -o out.csv", "loop.csv can't be read: Too many levels"),
+        ("score iris.safetensors none.csv", "none.csv does not exist"),
         ("info none.safetensors", "does not exist"),
         ("info data.npz", "can't be read"),
         ("demo --picture none/curves.png", "can't be written"),
@@ -109,6 +113,7 @@ def test_data_and_files(here, args, message):
     Path("gaps.csv").write_text("a,y\n1,2\n,3\n4,5\n")
     Path("torn.npz").write_bytes(Path("data.npz").read_bytes()[:300])
     Path("folder.safetensors").mkdir()
+    Path("loop.csv").symlink_to("loop.csv")
     np.savez("huge.npz", x=np.array([[1, 2], [3, 1e300], [4, 5]]), y=np.zeros(3))
     fails(1, message, *shlex.split(args.format("--quiet --epochs 2 -o net.safetensors")))
     assert not Path("net.safetensors").exists()

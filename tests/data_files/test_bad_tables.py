@@ -55,7 +55,7 @@ def test_files_that_can_not_be_data(tmp_path, names, named, error, message):
 @pytest.mark.parametrize("name", ["d.npz", "d.npy", "d.csv", "d.parquet"])
 def test_folders_are_no_files(tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(FileFormatError, match="is not a file"):
+    with pytest.raises(FileFormatError, match="is a folder, not a file"):
         read_inputs(tmp_path / name, (), ())
 
 

@@ -13,7 +13,6 @@ from sample_table import NAMES, X, Y, table
 
 from backprop_gpu.cli import columns
 from backprop_gpu.cli.tables import (
-    check_writable,
     known_suffix,
     read_inputs,
     read_samples,
@@ -24,6 +23,7 @@ from backprop_gpu.errors import (
     FileFormatError,
     MissingExtraError,
 )
+from backprop_gpu.files import check_writable
 
 # What is read
 
@@ -192,13 +192,15 @@ def test_suffixes(tmp_path):
 def test_writable(tmp_path):
     check_writable(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileFormatError, match="not a regular file"):
+    with pytest.raises(FileFormatError, match="is a folder, not a file; it is left alone"):
         check_writable(tmp_path)
-    with pytest.raises(FileFormatError, match="can't be written: No such file"):
+    with pytest.raises(FileFormatError, match=r"can't be written: there is no folder .*none$"):
         check_writable(tmp_path / "none" / "new")
     (tmp_path / "file").touch()
-    with pytest.raises(FileFormatError, match="can't be written"):
+    with pytest.raises(FileFormatError, match=r"can't be written: there is no folder .*file$"):
         check_writable(tmp_path / "file" / "new")
+    with pytest.raises(FileFormatError, match="can't be written: File name too long"):
+        check_writable(tmp_path / ("a" * 300))
 
 
 def test_without_pyarrow(write, monkeypatch):

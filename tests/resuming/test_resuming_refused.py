@@ -172,7 +172,7 @@ def test_other_files_in_the_folder_stay(tmp_path):
 def test_what_is_not_a_regular_file_is_not_overwritten(tmp_path):
     in_the_way = tmp_path / "step-000000000008.safetensors"
     in_the_way.mkdir()
-    with pytest.raises(bp.FileFormatError, match="is not a regular file; it is left alone"):
+    with pytest.raises(bp.FileFormatError, match="is a folder, not a file; it is left alone"):
         train(network(), tmp_path)
     assert in_the_way.is_dir()
     in_the_way.rmdir()
