@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from host import simulated_gpu
 from host.backend import emulated_backend
-from host.launcher import unavailable_reason
+from host.launcher import cache_folder, unavailable_reason
 
 from backprop_gpu import backends
 from backprop_gpu.backends import NumpyBackend
@@ -91,12 +91,19 @@ def late_streams(request):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_cache():
+    """What the library compiles is kept for the next run, apart from what a user compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BACKPROP_GPU_CACHE", str(cache_folder() / "compiled"))
+        yield
+
+
 @pytest.fixture(scope="module")
-def compiled_cache(tmp_path_factory):
-    """One cache for a module's tests, gone afterwards; and half the time to compile."""
+def compiled_soon():
+    """Half the time to compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} -O1")
-        patch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("compiled")))
         yield
 
 

@@ -17,7 +17,7 @@ from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not,
 from backprop_gpu.losses import find_loss
 from backprop_gpu.shuffle import shuffled
 
-pytestmark = pytest.mark.usefixtures("compiled_cache")
+pytestmark = pytest.mark.usefixtures("compiled_soon")
 
 
 class Case(TrainingCase):

@@ -22,7 +22,7 @@ from backprop_gpu.training.streams import StreamBatches
 
 pytestmark = [
     needs_compiler,
-    pytest.mark.usefixtures("compiled_cache"),
+    pytest.mark.usefixtures("compiled_soon"),
 ]
 SIZES = {"plain": (3, 6, 2), "padded": (9, 37, 20, 3)}
 

@@ -16,7 +16,7 @@ from backprop_gpu.compiled import CompileError, FusedOperations, compiler, fused
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 
-pytestmark = pytest.mark.usefixtures("compiled_cache")
+pytestmark = pytest.mark.usefixtures("compiled_soon")
 SHAPES = [(1, 1), (1, 31), (2, 33), (33, 2), (257, 31), (130, 1025)]
 
 

@@ -14,7 +14,7 @@ from backprop_gpu.compiled import CompileError, compiler
 from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
 from backprop_gpu.compiled.threads import worth_waking
 
-pytestmark = pytest.mark.usefixtures("compiled_cache")
+pytestmark = pytest.mark.usefixtures("compiled_soon")
 ELEMENTWISE = sorted(set(bp.activations.ACTIVATIONS) - {"softmax"})
 NO_EXPRESSION = bp.Activation(
     "plain", lambda xp, z: z, lambda xp, a: xp.ones_like(a), derivative_from="a"

@@ -75,7 +75,7 @@ def test_more_epochs(tmp_path):
 
 
 @needs_compiler
-@pytest.mark.usefixtures("compiled_cache")
+@pytest.mark.usefixtures("compiled_soon")
 def test_a_fit_goes_on_by_the_path_it_began_with(tmp_path):
     with pytest.raises(Killed):
         fitted(checkpoint=tmp_path, path="compiled", callbacks=[killed_after(5)])
@@ -85,7 +85,7 @@ def test_a_fit_goes_on_by_the_path_it_began_with(tmp_path):
 
 
 @needs_gpp
-@pytest.mark.usefixtures("compiled_cache")
+@pytest.mark.usefixtures("compiled_soon")
 @pytest.mark.parametrize(("before", "after"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_fit_goes_on_on_another_device(before, after, tmp_path):
     devices = {

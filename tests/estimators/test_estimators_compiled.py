@@ -20,7 +20,7 @@ from backprop_gpu.training import planning
 
 pytestmark = [
     needs_compiler,
-    pytest.mark.usefixtures("compiled_cache"),
+    pytest.mark.usefixtures("compiled_soon"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
 

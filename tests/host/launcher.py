@@ -213,8 +213,11 @@ def compiled(text: str, *flags: str, included: Iterable[Path] = ()) -> Path:
 
 def hashed(files: Iterable[Path], *texts: str) -> str:
     """A name for what g++ makes of these."""
-    parts = (*(file.read_text() for file in files), *texts, *GPP, compiler_version())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hash_of(*(file.read_text() for file in files), *texts, *GPP, compiler_version())
+
+
+def hash_of(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
 def translation_unit(source: str, prelude: str | None = None) -> str:

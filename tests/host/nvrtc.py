@@ -9,10 +9,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from backprop_gpu.backends.cupy_device import OPTIONS
+
+from .launcher import cache_folder, hash_of
 
 RESOURCES = re.compile(
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
@@ -33,10 +37,31 @@ def nvrtc_unavailable_reason() -> str | None:
 
 
 def compile_for(source: str, arch: int, name_hint: str = "kernel") -> str:
-    """The log of compiling for sm_`arch`; CompileError if registers do not hold every variable."""
+    """The log of compiling for sm_`arch`; CompileError if registers do not hold every variable.
+
+    The log may be of an earlier run: it is kept by a hash of all that decides it.
+    """
     # As CuPy compiles, which puts -ftz=true behind whatever options it is given.
     target = f"--gpu-architecture=sm_{arch}"
     options = (*OPTIONS, "-ftz=true", target, "--ptxas-options=-v")
+    known = cache_folder() / "nvrtc" / f"{hash_of(source, *options, identity())}.log"
+    is_known = known.exists()
+    log = known.read_text() if is_known else compile_now(source, options, arch, name_hint)
+    usage = RESOURCES.findall(log)
+    if not usage:
+        raise CompileError(f"the log of {name_hint} for sm_{arch} names no kernel:\n{log}")
+    if any(int(number) for numbers in usage for number in numbers):
+        raise CompileError(f"{name_hint} spills or has a stack frame on sm_{arch}:\n{log}")
+    if not is_known:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        made = known.with_suffix(f".{os.getpid()}")  # processes that test in parallel write it, too
+        made.write_text(log)
+        made.replace(known)
+    return log
+
+
+def compile_now(source: str, options: Sequence[str], arch: int, name_hint: str) -> str:
+    """The log of compiling; CompileError if the source is no CUDA C++."""
     encoded = [option.encode() for option in options]
     library = nvrtc()
     program = ctypes.c_void_p()
@@ -54,11 +79,6 @@ def compile_for(source: str, arch: int, name_hint: str = "kernel") -> str:
         check(library.nvrtcDestroyProgram(ctypes.byref(program)))
     if status:
         raise CompileError(f"{name_hint} does not compile for sm_{arch}:\n{log}")
-    usage = RESOURCES.findall(log)
-    if not usage:
-        raise CompileError(f"the log of {name_hint} for sm_{arch} names no kernel:\n{log}")
-    if any(int(number) for numbers in usage for number in numbers):
-        raise CompileError(f"{name_hint} spills or has a stack frame on sm_{arch}:\n{log}")
     return log
 
 
@@ -80,6 +100,16 @@ def nvrtc() -> ctypes.CDLL:
     library = ctypes.CDLL(library_path())
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
     return library
+
+
+def identity() -> str:
+    """What tells one NVRTC from another: its file, or, of the system's, the version it says."""
+    path = Path(library_path())
+    if path.exists():
+        return f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    check(nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return f"{major.value}.{minor.value}"
 
 
 def library_path() -> str:

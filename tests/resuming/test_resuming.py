@@ -257,7 +257,7 @@ A_GPU = pytest.mark.parametrize(
 @pytest.mark.parametrize("path", ["auto", "steps"])
 @pytest.mark.parametrize("there", ["from NumPy", "to NumPy"])
 def test_a_path_that_another_device_does_not_have(
-    backend, there, path, interrupt, compiled_cache, tmp_path
+    backend, there, path, interrupt, compiled_soon, tmp_path
 ):
     """A run goes on by another, and from then on it insists on that."""
     begun, before, after = (

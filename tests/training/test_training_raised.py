@@ -12,7 +12,7 @@ from small_run import data, numbers
 import backprop_gpu as bp
 from backprop_gpu.data import StreamedBatches
 
-pytestmark = pytest.mark.usefixtures("compiled_cache")
+pytestmark = pytest.mark.usefixtures("compiled_soon")
 
 PATHS = pytest.mark.parametrize(
     "path", ["steps", *(pytest.param(way, marks=needs_compiler) for way in ("fused", "compiled"))]
