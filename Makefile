@@ -9,8 +9,8 @@ INSTALL := $(PIP) install --constraint constraints.txt --editable
 CUDA = $(addprefix cuda,$(filter 12 13,$(shell nvidia-smi 2>/dev/null | \
 	sed -n 's/.*CUDA[A-Z ]* Version *: *\([0-9]*\).*/\1/p')))
 
-# A GPU is not shared.
-PARALLEL = $(if $(CUDA),,--numprocesses auto --maxprocesses 8 --dist worksteal)
+# In processes that share the cores, and a GPU's memory.
+PARALLEL = --numprocesses auto --maxprocesses $(if $(CUDA),4,8) --dist worksteal
 
 .NOTPARALLEL:
 .PHONY: help run test test-gpu bench bench-gpu bench-peers lint format types docs browser wheel clean

@@ -43,6 +43,7 @@ IN_VAIN = 2  # processes of a contestant, in which nothing was timed, before it 
 OUT_OF_TIME = "stopped, for time ran out"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
 PYTEST += ["-W", "ignore::DeprecationWarning"]  # of versions that are newer than constraints.txt's
+SIDE_BY_SIDE = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
 SMALL_TESTS = ("tests/test_on_a_gpu.py", "tests/test_backends.py")
 TESTS = (*SMALL_TESTS, "tests/test_graphs.py", "tests/test_gradients.py")
 TESTS += ("tests/test_cupy_device.py", "tests/test_data_uploads.py", "tests/training")
@@ -148,7 +149,7 @@ def checks(seconds: float, known: Container[str] = ()) -> Iterator[dict[str, Any
     for name, options in ((ON_GPU, ()), ("memcheck", MEMCHECK), ("racecheck", own)):
         if name in known:
             continue
-        command = [*PYTEST, *TESTS]
+        command = [*PYTEST, *(SIDE_BY_SIDE if find_spec("xdist") else ()), *TESTS]
         if name != ON_GPU:
             if sanitizer is None:
                 yield {"check": name, "passed": None, "note": "there is no compute-sanitizer"}
@@ -175,7 +176,7 @@ def checked(name: str, command: Sequence[str], seconds: float) -> dict[str, Any]
     counts = next((line for line in reversed(lines) if re.match(r"\d+ .* in [\d.]+s", line)), "")
     last = counts or "".join(lines[-1:])
     stopped = status is None or (
-        status == 1 and "session-timeout: " in output and not re.search("failed|error", counts)
+        status in (1, 2) and "session-timeout: " in output and not re.search("failed|error", counts)
     )
     return {
         "check": name,

@@ -1,6 +1,7 @@
 """The process that checks and times on a GPU: whatever happens to those it starts, it goes on."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
@@ -119,6 +120,7 @@ STOPPED = "!! session-timeout: 1.0 sec exceeded !!"
         ("sss\n3 skipped in 2.71s", 0, False, "3 skipped in 2.71s"),
         ("..F\n1 failed, 2 passed in 2.71s", 1, False, "1 failed, 2 passed in 2.71s"),
         (f"...\n{STOPPED}\n3 passed in 2.71s", 1, None, "3 passed in"),
+        (f"...\n{STOPPED}\n3 passed in 2.71s", 2, None, "3 passed in"),  # of several processes
         (f"..F\n{STOPPED}\n1 failed in 2.71s", 1, False, "1 failed in"),
         ("===== Invalid __global__ read\n3 passed in 2.71s", 9, False, "3 passed in 2.71s"),
         ("...", None, None, "..., stopped, for time ran out"),
@@ -134,6 +136,16 @@ def test_tests_that_are_not_done_in_time_have_no_verdict(
     assert check["note"].startswith(note)
     assert (measure.OUT_OF_TIME in check["note"]) == (passed is None)
     assert check["output"] == printed.splitlines()
+
+
+@pytest.mark.parametrize("options", [[], measure.SIDE_BY_SIDE], ids=["one by one", "side by side"])
+def test_tests_are_stopped_in_time_to_say_what_they_found(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "SUMMARY_SECONDS", 60.0)
+    slow = "import pytest, time\n@pytest.mark.gpu\n@pytest.mark.parametrize('i', range(1000))\n"
+    (tmp_path / "test_slow.py").write_text(f"{slow}def test_slow(i): time.sleep(0.1)\n")
+    check = measure.checked("tests", [*measure.PYTEST, *options, str(tmp_path)], 61)
+    assert check["passed"] is None
+    assert re.match(r"\d+ passed", check["note"])
 
 
 def test_of_a_long_output_the_beginning_and_the_end_are_kept(monkeypatch):
