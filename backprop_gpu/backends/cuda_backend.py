@@ -28,6 +28,7 @@ from backprop_gpu.arrays import Array, ArrayModule, limit_in, on_gpu
 from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.recording import Capture, Recording, Replay
 from backprop_gpu.backends.uploads import NoUploads, Uploads
+from backprop_gpu.errors import DeviceError, DtypeError, ShapeError
 from backprop_gpu.expressions import REAL, of_output
 from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
@@ -462,7 +463,7 @@ def _lacks_cuda(entry: Activation | Loss) -> str:
 def _with_note(note: str, function: Callable[..., Any], *args: Any) -> None:
     try:
         function(*args)
-    except MemoryError:  # has nothing to do with it
+    except (MemoryError, DeviceError, DtypeError, ShapeError):  # say what there is to say
         raise
     except Exception as error:
         error.add_note(note)
