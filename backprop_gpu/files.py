@@ -26,7 +26,7 @@ def check_readable(path: Path, hint: str = "") -> None:
         if stat.S_ISREG(mode):  # to open a pipe could take forever
             path.open("rb").close()
             return
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # no file's name has a null byte in it
         raise FileFormatError(f"{path} does not exist{hint}") from error
     except OSError as error:
         raise FileFormatError(f"{path} can't be read: {error.strerror or error}") from error

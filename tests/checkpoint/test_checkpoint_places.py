@@ -14,7 +14,10 @@ import backprop_gpu as bp
 # ---- places --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["missing", "folder", "FIFO", "device", "link to nothing", "name too long"])
+NO_FILES = ["missing", "folder", "FIFO", "device", "link to nothing", "name too long", "null byte"]
+
+
+@pytest.fixture(params=NO_FILES)
 def no_file(request, tmp_path):
     place = tmp_path / "place"
     match request.param:
@@ -28,6 +31,8 @@ def no_file(request, tmp_path):
             place.symlink_to(tmp_path / "nothing")
         case "name too long":
             place = tmp_path / ("a" * 300)
+        case "null byte":
+            place = tmp_path / "a\0b"
     return place
 
 
