@@ -318,16 +318,12 @@ class MLP:
     def loss(self, x: Any, y: Any, loss: str | Loss = "mse") -> float:
         """Return C for the data x, y."""
         entry = self.check_loss(loss)
-        return self.checked_loss(*self.check_data(x, y, entry), entry)
-
-    def checked_loss(self, x: Array, y: Array, loss: Loss) -> float:
-        """Return C for data that `check_data` returned."""
-        return self.loss_of(x, y, loss)()
+        return self.loss_of(*self.check_data(x, y, entry), entry)()
 
     def loss_of(self, x: Array, y: Array, loss: Loss) -> Callable[[], float]:
         """Return what computes C for data that `check_data` returned, whenever it is called.
 
-        It allocates nothing, and reads once from the device.
+        All calls compute in the same memory, and each reads once from the device.
         """
         g = self.layers[-1].g
         pieces = [*self._pieces(x, keep_last_z=loss.is_canonical_for(g))]
