@@ -168,12 +168,13 @@ def _run_in(path: Path, saved: SavedNetwork) -> dict[str, Any]:
 def _check_identity(path: Path, theirs: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     free = set() if theirs.get("device") == identity["device"] else OF_DEVICE
     for name, value in identity.items():
-        if name == "data" and not are_alike(theirs.get(name), value):
-            raise DomainError(
-                f"{path} is of a run with other data, told by some of their rows; give it the same "
-                "data, or choose another folder"
-            )
-        if name not in free | {"data"} and theirs.get(name) != value:
+        if name == "data":
+            if not are_alike(theirs.get(name), value):
+                raise DomainError(
+                    f"{path} is of a run with other data, told by some of their rows; give it the "
+                    "same data, or choose another folder"
+                )
+        elif name not in free and theirs.get(name) != value:
             raise DomainError(
                 f"{path} is of a run with {name} = {theirs.get(name)}, and this one has "
                 f"{value}; make them the same, or choose another folder"

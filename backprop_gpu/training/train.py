@@ -196,6 +196,7 @@ def train(
             net, batches, entry, optimizer, chosen, order_seed, limits, insists=path == chosen.path
         )
         run = Run(steps, history)
+        in_memory = (*(() if stream else (x, y)), *(held_out or ()))
         checkpoints.restore(
             run,
             watch.best,
@@ -209,9 +210,7 @@ def train(
             **{f"clip_{name}": limit for name, limit in limits._asdict().items()},
             validation=held_out and len(held_out[0]),
             early_stopping=repr(early_stopping),
-            data=[]
-            if checkpoint is None
-            else _glimpse(None if stream is not None else (x, y), held_out),
+            data=glimpse_of(*in_memory) if checkpoint is not None else [],
         )
         for _ in run.chunks(
             0 if watch.stopped_before(history) else epochs,
@@ -279,11 +278,6 @@ class _Watch:
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
             self.best.restore(self.net)
-
-
-def _glimpse(*pairs: tuple[Array, Array] | None) -> list[list[float]]:
-    """Return a glimpse of the data that are in memory."""
-    return glimpse_of(*(array for pair in pairs if pair is not None for array in pair))
 
 
 def _needs_single_steps(stream: StreamBatches | None, limits: Limits) -> str | None:
