@@ -233,7 +233,7 @@ def open_samples(
         labels=bool(preparation.classes),
         features=preparation.features,
     )
-    if samples.y.dtype.kind in "iu" and isinstance((*preparation.classes, 0)[0], str):
+    if samples.y.dtype.kind in "iu" and any(isinstance(c, str) for c in preparation.classes):
         # Of "1", "2" and "x", those that are here happen to be numbers.
         samples = replace(samples, y=samples.y.astype(str))
     return saved, preparation, samples
