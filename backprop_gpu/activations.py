@@ -86,7 +86,7 @@ class Activation:
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        check_entry("activation", self.name, (self.function, self.derivative))
+        check_entry("activation", self.name, (self.function, self.derivative), ("xp", "z"))
         if self.derivative_from not in ("a", "z"):
             raise DomainError(f"derivative_from is {self.derivative_from!r}; expected 'a' or 'z'")
         for name in ("kinks", "output_range"):
@@ -401,7 +401,8 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
     if given is LeakyReLU:
         raise DtypeError("activation is the function LeakyReLU; call it, LeakyReLU()")
     if not isinstance(entry, str) or entry not in ACTIVATIONS:
-        raise UnknownNameError("activation", entry, ACTIVATIONS)
+        remedy = "; make an Activation of your own functions" if callable(given) else ""
+        raise UnknownNameError("activation", entry, ACTIVATIONS, remedy)
     return ACTIVATIONS[entry](**parameters)
 
 

@@ -29,6 +29,8 @@ ArrayModule: TypeAlias = Any
 
 DTYPES = ("float32", "float64")
 
+NUMBERED = "numpy.unique({}, return_inverse=True)[1] numbers labels of any kind"
+
 DLPACK_CUDA = 2  # kDLCUDA of DLPack's device types
 
 
@@ -150,6 +152,8 @@ def _to_numbers(values: Any, array: Array, name: str) -> str:
         reads_as_numbers = np.isfinite(np.asarray(array, np.float64)).all()
         if array.dtype.kind in "OSU" and array.size and reads_as_numbers:
             return f": convert them, numpy.asarray({name}, 'float32')"
+    if array.dtype.kind in "SU" and array.ndim == 1:
+        return f"; {NUMBERED.format(name)}"
     return _other_columns(values)
 
 
@@ -310,13 +314,14 @@ def one_hot(labels: Any, classes: int | None = None) -> np.ndarray[Any, Any]:
             labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         raise DtypeError(
-            f"labels has dtype {labels.dtype}; expected integers from 0: numpy.unique(labels, "
-            "return_inverse=True)[1] numbers labels of any kind"
+            f"labels has dtype {labels.dtype}; expected integers from 0: "
+            + NUMBERED.format("labels")
         )
     classes = int(labels.max()) + 1 if classes is None else check_count("classes", classes)
     if labels.min() < 0 or labels.max() >= classes:
         raise DomainError(
-            f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}"
+            f"labels run from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}: "
+            + NUMBERED.format("labels")
         )
     rows = np.zeros((len(labels), classes), np.float32)
     rows[np.arange(len(labels)), labels.astype(np.intp)] = 1

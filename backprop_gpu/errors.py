@@ -6,9 +6,10 @@ for `OutOfMemoryError`, which is a `MemoryError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from inspect import signature
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -110,13 +111,23 @@ class GradientError(ValueError):
     """A gradient differs from its finite difference, or from the terms that make it up."""
 
 
-def check_entry(kind: str, name: object, functions: Iterable[object]) -> None:
-    """Raise unless an entry of a table has a name and functions."""
+def check_entry(
+    kind: str, name: object, functions: Iterable[object], arguments: Sequence[str]
+) -> None:
+    """Raise unless an entry of a table has a name, and functions of these arguments."""
     if not isinstance(name, str) or not name:
         raise DtypeError(f"the name of this {kind} is {name!r}; expected a text")
     for function in functions:
         if not callable(function):
             raise DtypeError(f"the {kind} {name!r} has {function!r} where a function is expected")
+        with suppress(ValueError):  # functions written in C may have no signature
+            try:
+                signature(function).bind(*arguments)
+            except TypeError as error:
+                raise DtypeError(
+                    f"the {kind} {name!r} has a function that can't be called with "
+                    f"({', '.join(arguments)}): {error}"
+                ) from error
 
 
 def check_name(

@@ -77,7 +77,7 @@ class Loss:
         return self.name
 
     def __post_init__(self) -> None:
-        check_entry("loss", self.name, (self.value, self.gradient))
+        check_entry("loss", self.name, (self.value, self.gradient), ("xp", "a", "y"))
         if self.targets not in ("any", "unit interval", "distribution"):
             raise DomainError(
                 f"targets is {self.targets!r}; expected 'any', 'unit interval' or 'distribution'"
@@ -304,7 +304,8 @@ def find_loss(entry: str | Loss, others: Iterable[str] = ()) -> Loss:
         return entry
     name = ALIASES.get(entry, entry) if isinstance(entry, str) else entry
     if not isinstance(name, str) or name not in LOSSES:
-        raise UnknownNameError("loss", entry, [*LOSSES, *ALIASES, *others])
+        remedy = "; make a Loss of your own functions" if callable(entry) else ""
+        raise UnknownNameError("loss", entry, [*LOSSES, *ALIASES, *others], remedy)
     return LOSSES[name]
 
 

@@ -71,6 +71,22 @@ def test_loss(wrong, kind, message):
     np.testing.assert_array_equal(net.parameters, before)
 
 
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: activation(lambda z: 2 * z), r"activation 'own' .* called with \(xp, z\): too"),
+        (lambda: loss(gradient=lambda a, y: a - y), r"loss 'own' .* called with \(xp, a, y\): too"),
+    ],
+)
+def test_functions_without_xp_are_refused_at_once(make, says):
+    with pytest.raises(bp.DtypeError, match=says):
+        make()
+
+
+def test_functions_of_c_are_taken():  # not all of them have a signature
+    activation(np.maximum, lambda xp, a: a)
+
+
 def test_right_ones_are_taken():
     net = bp.MLP([2, 3, 2], ["tanh", activation()], device="cpu", dtype="float64")
     x, y = np.random.default_rng(0).normal(size=(2, 5, 2))

@@ -135,6 +135,11 @@ def test_only_what_makes_such_a_matrix_is_advised(nodes, y, advice):
     assert str(caught.value).endswith(advice)
 
 
+def test_text_is_numbered_where_it_may_be_labels(net):
+    with refused(bp.DtypeError, "; numpy.unique(y, return_inverse=True)[1] numbers labels"):
+        bp.train(net, X, np.array(["a", "b"] * N)[:N])
+
+
 class Table:
     """What a DataFrame of pandas is to NumPy."""
 

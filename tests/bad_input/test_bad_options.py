@@ -109,6 +109,13 @@ def test_what_has_to_be_called_first(net):
         bp.train(net, X, Y, optimizer=bp.Adam)
 
 
+def test_functions_in_the_place_of_entries(net):
+    with refused(bp.UnknownNameError, "; make an Activation of your own functions"):
+        make(activations=["sigmoid", np.sin])
+    with refused(bp.UnknownNameError, "; make a Loss of your own functions"):
+        bp.train(net, X, Y, loss=lambda a, y: a - y)
+
+
 @pytest.mark.parametrize("call", LOSS_CALLS)
 def test_unknown_loss(net, call):
     with refused(

@@ -195,3 +195,11 @@ def test_one_hot():
 def test_one_hot_wants_whole_numbers_of_known_classes(labels, error):
     with pytest.raises(error, match="labels"):
         bp.one_hot(labels, 4)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [-1, 1], [1, 2]])
+def test_one_hot_says_how_to_number_labels(labels):
+    with pytest.raises((bp.DtypeError, bp.DomainError), match="return_inverse=True") as error:
+        bp.one_hot(labels, 2)
+    assert "numpy.unique(labels, return_inverse=True)[1] numbers labels" in str(error.value)
+    bp.one_hot(np.unique(labels, return_inverse=True)[1], 2)
