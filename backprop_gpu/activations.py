@@ -1,7 +1,7 @@
 """Activation functions: one entry carries everything that is known about one of them.
 
-From an entry come the NumPy path, the CUDA kernels, the formulas of an explanation and the points
-that a gradient check has to step around. To add one, see `register_activation`.
+The NumPy path, the CUDA kernels, the formulas of an explanation and the points that a gradient
+check steps around all come from the entry. To add one, see `register_activation`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,12 @@ class Activation:
     output_range : (float, float)
         The closed interval that holds every a.
     initializer : str
-        The initializer that keeps the variance of signals through a layer of this kind.
+        The initializer with which the signals keep their variance through such a layer.
     jacobian_product : callable (xp, dC_da, a) -> delta, optional
-        For an activation whose outputs depend on the whole row (softmax): dC/dz, in place of
-        dC/da * g'.
+        dC/dz, where it is not dC/da * g': every output of a softmax depends on its whole row.
     cuda_rows : str, optional
-        The name NAME of the row kernels ``bias_NAME`` and ``NAME_delta`` in NAME.cu, for such an
-        activation.
+        With a `jacobian_product`, the NAME of the kernels ``bias_NAME`` and ``NAME_delta`` in
+        NAME.cu, which work on whole rows.
     onnx : str, optional
         ``a = g(z)`` in ONNX's textual syntax, of operators up to opset 17: one or more nodes, with
         ``real`` for float or double. `export_onnx` needs it.
@@ -96,8 +95,8 @@ class Activation:
     def in_place(self) -> bool:
         """Whether `function` and `derivative` can fill an array that they are given.
 
-        They then do nothing but call array functions with ``out=``: training allocates nothing
-        for them, and NumPy repeats the calls without asking them again.
+        They then do nothing but call array functions with ``out=``. So training allocates nothing
+        for them, and NumPy's backend can record the calls and repeat them.
         """
         return all(hasattr(f, "fills") for f in (self.function, self.derivative))
 
@@ -120,7 +119,7 @@ class Activation:
             xp.multiply(dC_da, slope, out=out)
 
     def _checked(self, result: Any, which: str, given: Array) -> Array:
-        """Return what one of the functions returned for an array; raise if it is something else."""
+        """Return a function's result; raise unless it is an array like the one it was given."""
         check_result(result, given.shape, f"the {which} of the activation {self.name!r}", given)
         return result
 
@@ -153,7 +152,7 @@ def LeakyReLU(leak: float = 0.01) -> Activation:
 
 
 def _in_place(function: Callable[[ArrayModule, Array, Array], None]) -> Elementwise:
-    """Let a function that fills its third argument make a new array where it is not given."""
+    """Let a function that fills `out` be called without it: it then returns a new array."""
 
     def elementwise(xp: ArrayModule, t: Array, out: Array | None = None) -> Array:
         out = xp.empty_like(t) if out is None else out
@@ -311,7 +310,7 @@ ACTIVATIONS: dict[str, Callable[..., Activation]] = {"leaky_relu": LeakyReLU}
 """Every activation that can be named, as a function that builds it."""
 
 BUILT_IN: set[str] = set()
-"""Those names that stand for the same for ever."""
+"""The names that can't be registered again."""
 
 
 def register_activation(activation: Activation, *, replace: bool = False) -> Activation:
@@ -324,8 +323,8 @@ def register_activation(activation: Activation, *, replace: bool = False) -> Act
     ----------
     activation : Activation
     replace : bool
-        Whether it may take the place of one that was registered by this name, as when a cell of
-        a notebook is run again; not of a built-in one. Networks keep the activations they have.
+        Whether it may replace one that was registered by this name, as when a cell of a notebook
+        is run again. Built-in ones can't be replaced. Networks keep the activations they have.
 
     Raises
     ------
@@ -408,7 +407,7 @@ def find_activation(entry: str | Activation, parameters: Mapping[str, float] = {
 
 def is_registered(g: Activation) -> bool:
     """Return whether the table has this entry, by its name and parameters."""
-    with suppress(TypeError, DomainError):  # the table's takes no such parameters
+    with suppress(TypeError, DomainError):  # raised where the table's takes other parameters
         return g.name in ACTIVATIONS and find_activation(g.name, g.parameters) == g
     return False
 

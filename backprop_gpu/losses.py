@@ -1,7 +1,7 @@
 """Losses: one entry carries the value, the gradient and the output activation that suits it.
 
-A loss says what one sample costs, C_i. The average over the batch, C = (1/n) sum_i C_i, is taken
-by `output_delta` alone, the backends' and `Loss`'s; no entry divides by n.
+A loss says what one sample costs, C_i. No entry divides by n: `output_delta`, a backend's or
+`Loss`'s, takes the average over the batch, C = (1/n) sum_i C_i.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
 
-# (xp, a, y, share, C, out): C = share * sum_i C_i, of shape (1,), and out = share * dC_i/da, with
-# nothing but array functions and ``out=``.
+# (xp, a, y, share, C, out): C[0] = share * sum_i C_i, and out = share * dC_i/da, by nothing but
+# array functions with ``out=``, so that the NumPy backend can record the calls.
 InPlace = Callable[[ArrayModule, Array, Array, float, Array, Array], None]
 
 
@@ -36,8 +36,8 @@ class Loss:
     latex, latex_gradient : str
         C_i and dC_i/da_j.
     canonical : str, optional
-        The output activation for which delta_i = dC_i/dz is a - y; the division that would
-        cancel is then never made, and saturated outputs are exact.
+        The output activation for which delta_i = dC_i/dz is a - y. Nothing is then divided by a
+        or 1 - a, which may be 0, so saturated outputs are exact.
     canonical_value : callable (xp, z, y) -> C_i, optional
         C_i from the input z of the canonical activation, finite where a is 0 or 1.
     canonical_gradient : callable (xp, z, y) -> dC_i/da, optional
@@ -47,14 +47,15 @@ class Loss:
     output_range : (float, float), optional
         The outputs for which the loss is defined.
     cuda, cuda_gradient, cuda_canonical : str, optional
-        One output's share of `value` and of `gradient`, as CUDA C++ expressions of ``a``, ``y``
-        and the number of outputs ``m``; and of `canonical_value`, of ``z`` and ``y``. Without
-        them the GPU runs the functions above on CuPy arrays.
+        What one output adds to `value`, its entry of `gradient`, and what it adds to
+        `canonical_value`, as CUDA C++ expressions of ``a``, ``y`` and the number of outputs
+        ``m``; the last one of ``z``, too. Without them the GPU runs the functions above on CuPy
+        arrays.
     cuda_canonical_gradient : str, optional
-        The same of `canonical_gradient`.
+        The same for `canonical_gradient`.
     cuda_canonical_rows : str, optional
-        In place of `cuda_canonical`, a kernel that takes whole rows, in the file of the
-        activation's row kernels.
+        In place of `cuda_canonical`, the name of a kernel that takes whole rows, in the file of
+        the activation's row kernels.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Loss:
 
     @property
     def in_place(self) -> InPlace | None:
-        """What computes value and gradient at once without allocating, if there is such a thing."""
+        """A function that computes value and gradient at once and allocates nothing, or None."""
         return IN_PLACE.get((self.value, self.gradient))
 
     def is_canonical_for(self, activation: Activation) -> bool:
@@ -93,7 +94,7 @@ class Loss:
         return self.canonical is not None and activation == find_activation(self.canonical)
 
     def keeps_z(self, activations: Sequence[Activation]) -> list[bool]:
-        """Return for each layer whether training reads z: where g' or C is computed from it."""
+        """Return for each layer whether training reads z: g' or C may be computed from it."""
         kept = [g.derivative_from == "z" for g in activations]
         kept[-1] |= self.is_canonical_for(activations[-1])
         return kept
@@ -110,9 +111,9 @@ class Loss:
         delta: Array | None,
         n: int | None = None,
     ) -> None:
-        """Compute what `Backend.output_delta` says, with array functions.
+        """Do what `Backend.output_delta` says, with array functions.
 
-        The rows may be some of a batch of `n` samples; C is then their share of the batch's.
+        The rows may be a part of a batch of `n` samples; C is then their share of the batch's C.
         """
         n = n or len(a)
         canonical = self.is_canonical_for(activation)
@@ -256,7 +257,7 @@ LOSSES: dict[str, Loss] = {}
 ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
 
 BUILT_IN: set[str] = set()
-"""Those names that stand for the same for ever."""
+"""The names that can't be registered again."""
 
 
 def register_loss(loss: Loss, *, replace: bool = False) -> Loss:
@@ -266,8 +267,7 @@ def register_loss(loss: Loss, *, replace: bool = False) -> Loss:
     ----------
     loss : Loss
     replace : bool
-        Whether it may take the place of one that was registered by this name; not of a built-in
-        one.
+        Whether it may replace one that was registered by this name. Built-in ones can't be.
 
     Raises
     ------

@@ -1,17 +1,18 @@
 """Backpropagation itself: the file to read first.
 
-A network is a list of layers, a layer is W, b and g. In the notation of docs/maths.md, where
-layer 0 is the input, samples are rows and n is the number of samples:
+A network is a list of layers; a layer is weights W, biases b and an activation function g. Layer 0
+is the input, L the last layer. Samples are rows, and * multiplies entry by entry. C is the loss,
+averaged over the samples of the batch. docs/maths.md has all of the notation.
 
     forward         z[l] = a[l-1] W[l]^T + b[l]         a[l] = g[l](z[l])          a[0] = x
 
     backward   1.   dC/da[L]                            from the loss
                2.   delta[l] = dC/dz[l] = dC/da[l] * g'[l](z[l])
                3.   dC/dW[l] = delta[l]^T a[l-1]        dC/db[l] = sum of delta[l] over samples
-               4.   dC/da[l-1] = delta[l] W[l]          and on with 2. for layer l-1
+               4.   dC/da[l-1] = delta[l] W[l]          then 2. for layer l-1
 
-Python counts the layers' arrays from 0, so W[l] of the equations is ``layers[l - 1].W``; a and
-dC/da have an entry for the input too, so a[l] of the equations is ``trace.a[l]``.
+Python counts from 0, so W[l] of the equations is ``layers[l - 1].W``. But a and dC/da begin with
+the input, so a[l] is ``trace.a[l]``. `gemm` is the matrix product, as in BLAS.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Trace:
         return self.a[-1]
 
     def first_rows(self, x: Array) -> Trace:
-        """Return a trace for x, which has no more samples, in the first rows of this one's arrays.
+        """Return a trace for x, in the first rows of this trace's arrays; x may have fewer samples.
 
-        Where z and a of a layer are one array, they are one there, too.
+        Where z and a of a layer are one array here, they are one in the new trace, too.
         """
         a = tuple(array[: len(x)] for array in self.a[1:])
         kept = zip(self.z, self.a[1:], a, strict=True)
@@ -80,7 +81,7 @@ class Gradients:
     flat : array
         dC/dW and dC/db of all layers in one array; `weights` and `biases` are views of it.
     C : array, shape (1,)
-        The loss, on the device.
+        The loss of the batch, on the device.
     """
 
     weights: tuple[Array, ...]
@@ -92,12 +93,12 @@ class Gradients:
 
     @property
     def loss(self) -> float:
-        """C, the loss of the batch, as a Python float."""
+        """C as a Python float."""
         return float(self.C[0])
 
 
 def feed_forward(backend: Backend, layers: Sequence[Layer], trace: Trace) -> None:
-    """Fill a trace, of which a[0] = x is given."""
+    """Compute z and a of every layer; the trace holds a[0] = x, and takes the rest."""
     for l, (W, b, g) in enumerate(layers, start=1):
         a_before, z, a = trace.a[l - 1], trace.z[l - 1], trace.a[l]
         backend.gemm(a_before, W.T, out=z)  # z = a W^T ...
@@ -112,7 +113,7 @@ def propagate_back(
     loss: Loss,
     out: Gradients,
 ) -> None:
-    """Fill gradients, and the loss, from a trace and the targets y: equations 1 to 4."""
+    """Compute the loss and all gradients from a trace and the targets y: equations 1 to 4."""
     output_error(backend, layers, trace, y, loss, out)
     propagate_error(backend, layers, trace, out)
 
@@ -125,7 +126,7 @@ def output_error(
     loss: Loss,
     out: Gradients,
 ) -> None:
-    """Fill the loss, and dC/da and delta of the last layer: equations 1 and 2."""
+    """Compute the loss, and dC/da and delta of the last layer: equations 1 and 2."""
     g, z, a = layers[-1].g, trace.z[-1], trace.a[-1]
     backend.output_delta(loss, g, z, a, y, out.C, out.activations[-1], out.deltas[-1])
 
@@ -133,7 +134,7 @@ def output_error(
 def propagate_error(
     backend: Backend, layers: Sequence[Layer], trace: Trace, out: Gradients
 ) -> None:
-    """Fill the other gradients, from those of `output_error`: equations 2 to 4."""
+    """Compute the other gradients from those of `output_error`: equations 2 to 4."""
     L = len(layers)
     for l in range(L, 0, -1):
         W, _, g = layers[l - 1]
@@ -142,10 +143,10 @@ def propagate_error(
         dC_dW, dC_db = out.weights[l - 1], out.biases[l - 1]
 
         if l == L:
-            backend.column_sum(delta, dC_db)  # 3
+            backend.column_sum(delta, dC_db)  # 3; `output_error` did 2
         else:
-            reference = z if g.derivative_from == "z" else a
-            backend.delta(dC_da, g, reference, delta, dC_db)  # 2 and 3
+            z_or_a = z if g.derivative_from == "z" else a
+            backend.delta(dC_da, g, z_or_a, delta, dC_db)  # 2 and 3
         if dC_da_before is not None:
-            backend.gemm(delta, W, out=dC_da_before)  # 4, before training changes W
+            backend.gemm(delta, W, out=dC_da_before)  # 4, first: in training, 3 may update W
         backend.gemm(delta.T, a_before, out=dC_dW)  # 3

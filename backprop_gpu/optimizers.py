@@ -1,8 +1,8 @@
 """Optimizers: how a gradient changes the parameters.
 
-One entry carries the NumPy update and the same update as CUDA C++ for one parameter. Parameters
-are one flat array, all weights first, so one call, or one kernel launch, updates a network.
-Weight decay is the penalty (weight_decay / 2) * sum W^2 of every weight; biases are never decayed.
+An optimizer has its update twice: for arrays, and as CUDA C++ for one parameter. The parameters are
+one flat array, weights first, so one call, or one kernel launch, updates the whole network. Weight
+decay adds the penalty (weight_decay / 2) * sum W^2 to the loss; biases are never decayed.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ class Optimizer(Protocol):
 
     @property
     def learning_rate(self) -> float | Schedule:
-        """A number, or a function from epochs passed to one."""
+        """A number, or a function that returns one for the number of epochs passed."""
 
     @property
     def slots(self) -> int:
-        """How many arrays of state, as long as the parameters and zero at first, it needs."""
+        """How many arrays of state it needs, each as long as the parameters, and zero at first."""
 
     @property
     def cuda(self) -> str | None:
-        """Statements that update one parameter, `p`, given its gradient, `g`.
+        """Statements that update one parameter ``p`` from its gradient ``g``.
 
-        ``s0`` and ``s1`` are the parameter's state, ``learning_rate``, ``decay``, ``c0`` and
-        ``c1`` (from `corrections`) numbers of type ``real``.
+        ``s0`` and ``s1`` are its state; ``learning_rate``, ``decay``, and ``c0`` and ``c1`` from
+        `corrections`, are numbers of type ``real``.
         """
 
     @property
     def weight_decay(self) -> float:
-        """The penalty's factor."""
+        """The factor of the penalty; 0 for none."""
 
     def corrections(self, step: Any) -> tuple[Any, Any]:
-        """Return the numbers that depend on the step, an array of them counted from 1."""
+        """Return c0 and c1 for an array of steps, counted from 1."""
 
     def update(
         self,
@@ -65,10 +65,10 @@ class Optimizer(Protocol):
         """Update p in place; its first `decayed` entries are weights. `g` may be overwritten.
 
         `numbers` are the learning rate, the weight decay and the two corrections, each a number
-        or an array of shape (). If the optimizer has a true attribute ``in_place``, update does
-        nothing but call array functions with ``out=``, and NumPy repeats these calls. If it has a
-        true attribute ``plain``, update does nothing but plain gradient descent, and a matrix
-        product may do it in its place.
+        or an array of shape (). An optimizer may have two more attributes. If ``in_place`` is
+        True, update only calls array functions with ``out=``, and the NumPy backend records and
+        repeats them. If ``plain`` is True, update is plain gradient descent, and a matrix product
+        may do it instead.
         """
 
 
@@ -236,7 +236,7 @@ class AdamW(Adam):
 
 
 def check_optimizer(name: str, optimizer: object) -> None:
-    """Raise if something is no optimizer."""
+    """Raise DomainError unless `optimizer` is one."""
     if isinstance(optimizer, type) and hasattr(optimizer, "slots"):
         called = f"{optimizer.__name__}()"
         raise DomainError(f"{name} is the class {optimizer.__name__}; call it, {called}")
@@ -247,7 +247,7 @@ def check_optimizer(name: str, optimizer: object) -> None:
 
 
 def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
-    """Return the learning rate after so many epochs, which a schedule may name in fractions."""
+    """Return the learning rate after so many epochs, which may be a fraction."""
     rate = optimizer.learning_rate
     value = rate(epochs) if callable(rate) else rate
     if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
@@ -263,7 +263,7 @@ def is_plain(optimizer: Optimizer) -> bool:
 def numbers_of(
     optimizer: Optimizer, steps: range, epochs: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return what an optimizer has to know in each of some steps.
+    """Return the numbers that an optimizer needs in each of some steps.
 
     Parameters
     ----------
@@ -276,8 +276,8 @@ def numbers_of(
     Returns
     -------
     ndarray, shape (steps, 4)
-        Learning rate, weight decay, and the two corrections; of plain gradient descent, which has
-        none, the factors of the gradient and of W in it: -learning_rate, and
+        Learning rate, weight decay, and the two corrections. Plain gradient descent has no
+        corrections; there they are the factors of the gradient and of W: -learning_rate and
         1 - learning_rate * weight_decay.
     """
     numbers = np.empty((len(steps), 4))
@@ -292,7 +292,7 @@ def numbers_of(
 
 
 def write_factors(optimizer: Optimizer, numbers: NDArray[np.float64]) -> None:
-    """Write the factors of plain gradient descent, if that is what it is; see `numbers_of`."""
+    """Write the factors of an optimizer that is plain gradient descent; see `numbers_of`."""
     if is_plain(optimizer):
         numbers[:, 2], numbers[:, 3] = -numbers[:, 0], 1 - numbers[:, 0] * numbers[:, 1]
 
@@ -320,4 +320,4 @@ def _check_fractions(optimizer: SGD | Adam, *names: str) -> None:
         value = check_number(
             name, getattr(optimizer, name), expected, lambda number: 0 <= number < 1
         )
-        object.__setattr__(optimizer, name, value)  # a plain float, which CUDA can read, too
+        object.__setattr__(optimizer, name, value)  # a plain float, whose repr is valid CUDA
