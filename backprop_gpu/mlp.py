@@ -1,4 +1,4 @@
-"""The network that people hold: parameters on a device, input checked, results handed out."""
+"""The class `MLP`: it holds the parameters on a device, checks input and returns results."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagat
 from backprop_gpu.predictor import PredictionPath, Predictor
 from backprop_gpu.summary import summarize
 
-# Predictions are made for so many rows at a time that no layer has more entries than this.
+# Many samples are predicted in pieces of rows, so that no layer has more entries than this.
 PIECE = 1 << 24
 
-# The memory of forward passes on few samples is kept, so that the next need not ask for it: of
-# passes with no more numbers than this, and of no more different numbers of samples.
+# Small forward passes are recorded, so that the next one allocates nothing: those with at most so
+# many numbers in all layers, for at most so many different numbers of samples.
 RECORDED, MOST_RECORDED = 1 << 18, 4
 
 
@@ -59,16 +59,15 @@ class MLP:
         Where the network lives. "auto" takes a GPU if there is a usable one; `device_reason` says
         why it chose as it did. "cuda" raises where there is none.
     dtype : {"float32", "float64"}
-        What everything is computed in; data of another type are converted.
+        The type of all numbers; data of another type are converted.
     seed : int
-        Decides the initial weights: the same on every device.
+        Decides the initial weights, which are the same on every device.
     initializer : str, optional
         A name from `initializers.INITIALIZERS` for all layers. Default: what suits each
         activation. Biases start at zero.
     threads : int, optional
         How many threads compute, at most: BLAS's (with threadpoolctl, extra ``threads``) and the
-        compiled loop's. Of no effect on a GPU. Default: as many as there are cores, and one for
-        small steps.
+        compiled loop's. It has no effect on a GPU. Default: one per core, but one for small steps.
     precision : {"float32", "tf32", "bf16"}
         How a GPU multiplies matrices of float32. With "tf32" or "bf16", tensor cores are faster,
         and round what they multiply to 11 or 8 significant bits; sums, parameters and everything
@@ -84,7 +83,7 @@ class MLP:
     Raises
     ------
     ShapeError, DomainError, DtypeError, UnknownNameError, DeviceError
-        With what was given, what is expected, and what to do.
+        The message says what was given, what is expected, and what to do.
 
     Examples
     --------
@@ -190,9 +189,9 @@ class MLP:
         return f"MLP({sizes}; {names}; {self.dtype} on {self.device})"
 
     def summary(self, *, batch_size: int | None = None) -> str:
-        """Return a table of the layers, of where the network lives and why, and of its memory.
+        """Return a table of the layers and their memory, and where the network lives, and why.
 
-        With `batch_size`, of the memory that training in such batches takes as well.
+        With `batch_size`, it also has the memory that training in such batches takes.
         """
         return summarize(self, batch_size)
 
@@ -231,7 +230,7 @@ class MLP:
         with self.backend.computing():
             for target, array in new:
                 target[...] = array
-        self.backend.synchronize()  # whatever stream of a GPU is going to read them
+        self.backend.synchronize()  # another stream of the GPU may read them next
 
     def __call__(self, x: Any) -> Array:
         """Return the prediction for x, shape (n, outputs): a NumPy array for a NumPy array."""
@@ -248,7 +247,7 @@ class MLP:
         return output if stays else self.backend.to_numpy(output)
 
     def predictor(self, *, path: PredictionPath = "auto") -> Predictor:
-        """Return what predicts as the network does now, in less time: see `Predictor`."""
+        """Return a `Predictor`: it predicts as the network does now, but faster."""
         return Predictor(self, path)
 
     def forward(self, x: Any) -> Trace:
@@ -291,7 +290,7 @@ class MLP:
         Returns
         -------
         Gradients
-            New arrays on the network's device; of C, the average over the batch.
+            New arrays on the network's device. They are the gradients of C, the batch's average.
         """
         entry = self.check_loss(loss)
         if not isinstance(trace, Trace):
@@ -321,7 +320,7 @@ class MLP:
         return self.loss_of(*self.check_data(x, y, entry), entry)()
 
     def loss_of(self, x: Array, y: Array, loss: Loss) -> Callable[[], float]:
-        """Return what computes C for data that `check_data` returned, whenever it is called.
+        """Return a function that computes C anew for data that `check_data` returned.
 
         All calls compute in the same memory, and each reads once from the device.
         """
@@ -348,11 +347,11 @@ class MLP:
         return now
 
     def _recorded_output(self, x: Array) -> Array:
-        """Repeat the forward pass on as many samples that was recorded, or record one."""
+        """Repeat the forward pass that was recorded for this number of samples, or record it."""
         n = len(x)
         with self.backend.computing(2.0 * n * self.weight_count):
-            # Whoever computes has it alone: another thread finds nothing, and records its own. On
-            # another stream of a GPU it may be at work still.
+            # A recording is taken out while it is used, so another thread records its own. On
+            # another stream of a GPU it may still be in use.
             key = n, self.backend.turn()
             recorded = self._recorded.pop(key, None) or self._record_forward(n)
             trace, replay = recorded
@@ -369,9 +368,9 @@ class MLP:
         return trace, self.backend.record(lambda backend: feed_forward(backend, self.layers, trace))
 
     def _pieces(self, x: Array, *, keep_last_z: bool = False) -> Iterator[tuple[slice, Trace]]:
-        """Yield parts of x, few enough rows at a time that memory stays bounded, and their traces.
+        """Yield slices of x, small enough to bound the memory, and a trace for each.
 
-        These share their memory, and keep every a.
+        The traces share their memory, and keep every a.
         """
         step = max(1, PIECE // max(self.layer_sizes))
         keep_z = [False] * (len(self.layers) - 1) + [keep_last_z]
@@ -389,7 +388,7 @@ class MLP:
     ) -> MLP:
         """Return a network with the same parameters, on another device or in another dtype.
 
-        `precision` is that of another device; on the same one it stays what it is.
+        `precision` is for another device; on the same one it stays as it is.
         """
         twin = MLP(
             self.layer_sizes,
@@ -408,7 +407,7 @@ class MLP:
     def check_loss(self, loss: str | Loss, *, to_learn: bool = False) -> Loss:
         """Return the loss's entry; raise if the network's outputs can leave its domain.
 
-        With `to_learn`, also if the outputs are the same whatever is learned.
+        With `to_learn`, raise also if the outputs can't change by learning.
         """
         entry, g = find_loss(loss), self.layers[-1].g
         entry.check_output(g)

@@ -1,8 +1,8 @@
-"""A training run: steps in chunks, their losses put together, and the way back when it fails.
+"""A training run: it makes steps in chunks, averages their losses, and recovers if one fails.
 
-Nothing is read back inside a chunk but on the CPU, where reading is free; a chunk takes about
-CHUNK_SECONDS. If NaN or infinity arises in a chunk of many epochs, it is run again, an epoch at a
-time, from the parameters and the state before it: so nothing is kept in between.
+A chunk takes about CHUNK_SECONDS. A GPU's losses are read only at its end, because reading them
+waits for the GPU. If NaN or infinity arises in a chunk of many epochs, the chunk is run again from
+the parameters and the state before it, an epoch at a time, to find the epoch that failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from backprop_gpu.training.paths.runner import Safe, StepRunner
 from backprop_gpu.training.streams import StreamBatches
 
 CHUNK_SECONDS = 0.1
-MOST_DOUBLED = 6  # times, from one chunk to the next
+MOST_DOUBLED = 6  # times that the size doubles from one chunk to the next
 
 
 class Run:
@@ -33,7 +33,7 @@ class Run:
     step, samples : int
         How many steps have been made, and on how many samples.
     losses, counts : list
-        The losses of the epoch that is under way, and the samples in its batches.
+        The loss of every batch of the epoch that is under way, and the samples in it.
     """
 
     def __init__(self, runner: StepRunner, history: History) -> None:
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def epochs_passed(self) -> float:
-        """How many epochs have been run; with a fraction, where it is known what is left of one."""
+        """How many epochs have been run; with a fraction, if the length of an epoch is known."""
         done = len(self.history.loss)
         if not self.losses or self.per_epoch is None:
             return done
@@ -54,7 +54,7 @@ class Run:
     def chunks(
         self, epochs: int, *, one_by_one: bool, stop_every: int | None = None
     ) -> Iterator[None]:
-        """Run until so many epochs are done; yield after every chunk.
+        """Run until `epochs` epochs are done; yield after every chunk.
 
         With `one_by_one`, no chunk is longer than an epoch; with `stop_every`, one ends wherever
         so many steps more have been made.
@@ -65,23 +65,23 @@ class Run:
             if stop_every is not None:
                 count = min(count, stop_every - self.step % stop_every)
                 if self.per_epoch is not None and count > self.per_epoch:
-                    count -= count % self.per_epoch  # what an epoch begins with is kept
+                    count -= count % self.per_epoch  # only what an epoch begins with is kept
             steps = range(self.step, self.step + count)
             before = time.perf_counter()
             self._advance(steps, epochs)
             yield
             times_shorter = CHUNK_SECONDS / (time.perf_counter() - before)
-            cut_short = self.step < steps.stop  # by the end of an epoch that has no known length
+            cut_short = self.step < steps.stop  # at the end of an epoch of unknown length
             if times_shorter > 1 and 2 * len(steps) > size and not cut_short:
                 size *= 2 ** min(MOST_DOUBLED, math.ceil(math.log2(times_shorter)))
 
     def check_last_update(self) -> None:
-        """Give up if the last update, whose loss nobody has seen, left NaN or infinity."""
+        """Recover if the last update, whose loss is not computed, left NaN or infinity."""
         if not bool(self.net.backend.xp.isfinite(self.net.parameters).all()):
             self._recover(len(self.history.loss))
 
     def _next_count(self, size: int, epochs: int, one_by_one: bool) -> int:
-        """Return how many steps to make next: a part of an epoch, or whole ones."""
+        """Return how many steps to make next: part of an epoch, or whole epochs."""
         if self.per_epoch is None:
             return size
         left = self.per_epoch - len(self.losses)
@@ -107,7 +107,7 @@ class Run:
         self._append(losses[:good], counts[:good], numbers[:, 0])
         if good < len(losses):
             self._recover(epochs)
-        elif len(losses) < len(steps):  # only its end tells how long an epoch is
+        elif len(losses) < len(steps):  # a stream's epoch has ended
             if not self.losses:
                 raise DomainError(f"there were no batches in epoch {epoch}")
             self._end_epoch()
@@ -118,7 +118,7 @@ class Run:
         history = self.history
         self.step += len(losses)
         self.samples += int(counts.sum())
-        if self.per_epoch == 1:  # thousands of them, where a network is small
+        if self.per_epoch == 1:  # a small network makes thousands of them in a chunk
             history.loss.extend(losses.tolist())
             if callable(self.runner.optimizer.learning_rate):
                 history.learning_rate.extend(rates[: len(losses)].tolist())
@@ -140,7 +140,7 @@ class Run:
         self.losses, self.counts = [], []
 
     def _recover(self, epochs: int) -> None:
-        """Go back to the last good parameters; find out what went wrong, and when, and raise."""
+        """Go back to the last good parameters, find the epoch that failed, and raise."""
         runner, history, per_epoch = self.runner, self.history, self.per_epoch
         epoch = len(history.loss)
         layer = runner.first_bad_layer() if runner.reads_all else None

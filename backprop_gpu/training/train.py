@@ -1,7 +1,7 @@
 """Training: backpropagation again and again, batch after batch, epoch after epoch.
 
-Arrays and every buffer live on the network's device; what lies in files is streamed there. `run`
-goes through the epochs.
+`train` checks its arguments and `plan` chooses the path; a `Run` then goes through the epochs.
+Arrays live on the network's device; data in files are streamed to it.
 """
 
 from __future__ import annotations
@@ -74,53 +74,53 @@ def train(
     net : MLP
         Its parameters are changed in place.
     x : array_like, shape (n, inputs)
-        The training data, moved to the network's device once. What lies in files (a
-        `numpy.memmap`, an HDF5 or Zarr dataset, `ParquetColumns`, anything that has a shape and
-        can be sliced) is streamed instead: read a window at a time, in the background.
+        The training data, moved to the network's device once. Data in files (a `numpy.memmap`,
+        an HDF5 or Zarr dataset, `ParquetColumns`, anything that has a shape and can be sliced)
+        are streamed instead: read a window at a time, in the background.
     y : array_like, shape (n, outputs)
-        The desired outputs. With None, x is an iterable of batches (x, y), or a function of the
-        epoch that returns one.
+        The desired outputs. If y is None, x is an iterable of batches (x, y), or a function of
+        the epoch that returns one.
     loss : str or Loss
     optimizer : Optimizer, optional
         Default: ``SGD(learning_rate=0.01)``. Its state (momentum) starts anew in every call.
     epochs : int
         How many times to go through the data; 0 changes nothing.
     batch_size : int, optional
-        Samples in a batch; the last one may be smaller. Default: all of them. Data that are
-        streamed need it.
+        Samples in a batch; the last batch may be smaller. Default: all samples. Streamed data
+        need it.
     shuffle : bool
-        Whether batches are drawn in a new random order every epoch; of no effect on one batch.
+        Whether every epoch takes the samples in a new random order; no effect on a single batch.
     seed : int
-        Decides the orders: the same on every device.
+        Decides these orders, which are the same on every device.
     validation : (x, y), optional
-        Data whose loss is taken after every epoch.
+        Data whose loss is computed after every epoch.
     early_stopping : EarlyStopping, optional
     clip_norm : float, optional
         Scale the gradient of all parameters together to at most this Euclidean norm.
     clip_value : float, optional
         Clip every entry of the gradient to at most this magnitude.
     clip_sample_norm : float, optional
-        Scale every sample's own gradient to at most this norm before they are averaged, so that
-        no single sample moves the network far.
+        Scale every sample's own gradient to at most this norm before averaging, so that no single
+        sample moves the network far.
     callbacks : sequence of callable (Epoch) -> bool or None
-        Called after every epoch; returning True stops the training, and so does what one raises.
+        Called after every epoch. The training stops if one returns True, or raises.
     progress : bool or callable (Run)
-        Show a progress bar (extra ``progress``), with the loss, samples a second and the time
-        that is left, on a terminal or in a notebook. Or what is called some ten times a second with
-        how far the training is; what it raises ends the training.
+        True shows a progress bar (extra ``progress``), with the loss, samples a second and the
+        time that is left, on a terminal or in a notebook. A function is called about ten times a
+        second with the `Run` so far; the training stops if it raises.
     path : {"auto", "steps", "fused", "compiled", "one launch"}
-        How the steps are run; `plan` says which way "auto" goes, and why. The ways agree but for
-        rounding.
+        How the steps are run; `plan` says which path "auto" takes, and why. All paths give the
+        same results to rounding.
     checkpoint : path, optional
         A folder for checkpoints of the run (extra ``io``), to resume it after it was killed.
     checkpoint_every : float
-        After how many epochs one is written; 0.1 is ten times an epoch.
+        Epochs from one checkpoint to the next; 0.1 writes ten in an epoch.
     checkpoint_keep : int
-        How many of the newest stay.
+        How many of the newest checkpoints are kept.
     resume : bool
-        Go on from the newest checkpoint in the folder, if there is one, with the same arguments
-        (but `epochs` may be more): the parameters end as they would have without interruption, to
-        the bit on the same device. `net` gets the checkpoint's parameters.
+        Go on from the newest checkpoint in the folder, if there is one. Give the same arguments
+        (`epochs` may be more). `net` gets the checkpoint's parameters, and ends with those of a run
+        without interruption, to the bit on the same device.
 
     Returns
     -------
@@ -129,17 +129,17 @@ def train(
     Raises
     ------
     TrainingDiverged
-        If NaN or infinity arises: the network then holds the last parameters that were read to
+        If NaN or infinity arises: the network then holds the last parameters that are known to
         have a finite loss, those at the beginning of an epoch.
     KeyboardInterrupt, Exception
-        On Ctrl-C, or what a callback, `progress` or the data raise: the network holds the
-        parameters of the steps made, with early stopping too, and perhaps a part of the step under
-        way. The exception has the epochs as `history`, unless it comes before the first step.
+        On Ctrl-C, or if a callback, `progress` or the data raise: the network holds the parameters
+        of the steps made, with early stopping too, and perhaps a part of the step under way. The
+        exception has the epochs as `history`, unless it comes before the first step.
     OutOfMemoryError
         If a GPU has too little memory even for parts of a batch: the network holds the parameters
         of the steps made.
     ShapeError, DtypeError, NonFiniteError, DomainError, UnknownNameError
-        Before anything is changed.
+        If an argument is wrong; nothing has changed then.
     FileFormatError
         If a checkpoint can't be written or read, or if the folder holds some and `resume` is
         False.
@@ -229,7 +229,7 @@ def train(
 
 
 class _Watch:
-    """What looks at every epoch: validation data, callbacks, early stopping."""
+    """Looks at every epoch: for validation data, callbacks and early stopping."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class _Watch:
         self.every_epoch = held_out is not None or rule is not None or bool(callbacks)
 
     def wants_to_stop(self, history: History, at_start: Array) -> bool:
-        """Look at the epoch that has just ended; write down why training stops, if it does.
+        """Look at the epoch that has just ended; if training stops, note why in the history.
 
         `at_start` are the parameters that the epoch began with.
         """
@@ -254,7 +254,7 @@ class _Watch:
         number, loss = len(history.loss) - 1, history.loss[-1]
         watched_loss, parameters, validation_loss = loss, at_start, None
         if self.held_out is not None:
-            if self.held_out_loss is None:  # what it takes of a device's memory comes last
+            if self.held_out_loss is None:  # made late: training gets its memory first
                 self.held_out_loss = self.net.loss_of(*self.held_out, self.loss)
             watched_loss = validation_loss = self.held_out_loss()
             parameters = self.net.parameters
@@ -262,26 +262,26 @@ class _Watch:
         epoch = Epoch(number, loss, validation_loss, history.learning_rate[-1], self.net)
         if self.best is not None and self.best.is_too_old(number, watched_loss, parameters):
             history.stopped_by = "early stopping"
-        if any([callback(epoch) for callback in self.callbacks]):  # all are called
+        if any([callback(epoch) for callback in self.callbacks]):  # a list: all are called
             history.stopped_by = "callback"
         return history.stopped_by != "epochs"
 
     def stopped_before(self, history: History) -> bool:
-        """Return whether early stopping ended a run that is resumed; write it down."""
+        """Return whether early stopping had ended the run that is resumed; if so, note it."""
         done = len(history.loss)
         if self.best is not None and done and self.best.gave_up_at(done - 1):
             history.stopped_by = "early stopping"
         return history.stopped_by != "epochs"
 
     def finish(self, history: History) -> None:
-        """Give the network its best parameters back, if early stopping says so."""
+        """Give the network its best parameters back, if early stopping asks for it."""
         if self.best is not None and history.loss:
             history.best_epoch = self.best.epoch
             self.best.restore(self.net)
 
 
 def _needs_single_steps(stream: StreamBatches | None, limits: Limits) -> str | None:
-    """Return what is asked for that takes single steps, in words; see `plan`."""
+    """Return in words what makes `plan` take single steps, or None."""
     if stream is not None and stream.per_epoch is None:
         return "a stream of batches"
     return None if limits.sample_norm is None else "clipping the gradients of samples"
@@ -298,7 +298,7 @@ def _step_runner(
     *,
     insists: bool,
 ) -> tuple[StepRunner, PathName]:
-    """Return what runs the steps as planned, and the path: NumPy's, where nothing is compiled."""
+    """Return what runs the steps, and its path: NumPy's if the planned one does not compile."""
     with or_numpy(insists=insists, stacklevel=3):
         if chosen.path == "compiled":
             own = seed if isinstance(batches, ArrayBatches) else None  # a stream shuffles itself
@@ -331,15 +331,15 @@ def _check_helpers(
 
 @contextmanager
 def _clocked(history: History, epochs: int, backend: Backend) -> Iterator[None]:
-    """Write down how long it takes; let what is raised carry the history, and say what is done."""
+    """Measure the time; an exception gets the history, and a note that says what is done."""
     started = time.perf_counter()
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         is_interrupt, done = isinstance(error, KeyboardInterrupt), len(history.loss)
         has_begun = bool(history.learning_rate)
-        del history.learning_rate[done:]  # an epoch that has begun has one
-        # What diverged has its history, and so has what a callback raised that trained, too.
+        del history.learning_rate[done:]  # of the epoch that has begun
+        # It may have a history: TrainingDiverged does, and so does one of a training in a callback.
         if (has_begun or is_interrupt) and "history" not in vars(error):
             history.stopped_by = "interrupt" if is_interrupt else "error"
             vars(error)["history"] = history
@@ -349,7 +349,7 @@ def _clocked(history: History, epochs: int, backend: Backend) -> Iterator[None]:
             )
         raise
     finally:
-        backend.synchronize()  # whatever stream of a GPU is going to read the network
+        backend.synchronize()  # another stream of the GPU may read the network next
         history.seconds = time.perf_counter() - started
 
 
@@ -357,7 +357,7 @@ def _clocked(history: History, epochs: int, backend: Backend) -> Iterator[None]:
 def _progress_bar(
     show: bool | Callable[[Run], None], epochs: int
 ) -> Iterator[Callable[[Run], None]]:
-    """Yield what shows how far a run has come."""
+    """Yield a function that shows how far a run has come."""
     if callable(show) or not show:
         yield show or (lambda run: None)
         return
@@ -365,7 +365,7 @@ def _progress_bar(
         from tqdm import auto
     except ImportError as error:
         raise MissingExtraError("tqdm", "progress", "progress=True") from error
-    # None is off where stderr is no terminal, which it is not in a notebook.
+    # None turns the bar off where stderr is no terminal, and a notebook's is none.
     disable = False if "ipykernel" in sys.modules else None
     with auto.tqdm(total=epochs, unit="epoch", disable=disable) as bar:
 
