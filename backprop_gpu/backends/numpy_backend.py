@@ -1,7 +1,8 @@
 """The NumPy backend: the specification of what every backend computes.
 
-Everything is written as NumPy calls that fill arrays, so that a step can be recorded once, as the
-list of its calls on its arrays, and then be repeated with nothing in between.
+Every operation is a few NumPy calls that fill arrays that are there already. So a step can be
+recorded once, as a list of calls, and then repeated without the Python code in between. For this,
+all calls go through `_call` or `_begin`: `NumpyBackend` makes them, `NumpyRecording` lists them.
 """
 
 from __future__ import annotations
@@ -26,25 +27,23 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer
 from backprop_gpu.shuffle import orders
 
-# Elementwise work goes through an array in pieces that stay in a core's cache from one pass to
-# the next: 256 KiB of float32. Measured best between 2^14 and 2^18 entries.
+# Elementwise work goes through an array in pieces of so many entries, which stay in a core's cache
+# from one pass to the next: 256 KiB of float32. Measured best between 2^14 and 2^18 entries.
 TILE = 1 << 16
 
-
-# In a step of fewer FLOPs than this, BLAS's second thread costs more than it saves; on a machine
+# In a step of fewer FLOPs than this, BLAS's second thread costs more than it saves. On a machine
 # that does other things, too, it costs many times as much, because the threads wait spinning.
 SMALL = 5e7
 
-
-# BLAS itself takes one thread for products of less.
+# With fewer FLOPs than this, BLAS itself takes one thread.
 TINY = 2e5
 
-# MKL is called by ctypes, which takes a microsecond longer.
+# With fewer FLOPs than this, MKL loses: a call by ctypes takes a microsecond longer.
 WORTH_MKL = 1e6
 
 
 class _Threads:
-    """Limits BLAS's threads while anybody is inside: its setting is the whole process's."""
+    """Limits BLAS's threads while any context is open: the setting is the whole process's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,7 +66,7 @@ class _Threads:
                 self._set()
 
     def _set(self) -> None:
-        """Let BLAS have the fewest threads that anybody inside wants."""
+        """Let BLAS have the fewest threads that an open context wants."""
         for library, before in zip(_blas(), self._before, strict=True):
             library.set_num_threads(min([before, *self._wanted]))
 
@@ -77,7 +76,7 @@ _quietly_on_threads = _Threads()
 
 @cache  # looking for the libraries takes as long as many small steps
 def _blas() -> Sequence[Any]:
-    """Return what sets the threads of NumPy's BLAS; nothing without threadpoolctl."""
+    """Return what controls the threads of NumPy's BLAS; nothing without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
@@ -105,10 +104,10 @@ class NumpyBackend:
     Parameters
     ----------
     threads : int, optional
-        How many threads BLAS may use, at most. Default: as many as it likes, and one for small
-        steps. It takes threadpoolctl (extra ``threads``).
+        How many threads BLAS may use, at most; needs threadpoolctl (extra ``threads``). Default:
+        as many as BLAS likes, but one for small steps.
     mkl : Mkl, optional
-        What multiplies all but small matrices. NumPy's own BLAS has one thread then.
+        Multiplies all but small matrices. NumPy's own BLAS then has one thread.
     """
 
     device = "cpu"
@@ -209,37 +208,23 @@ class NumpyBackend:
         dC_da: Array | None = None,
         delta: Array | None = None,
     ) -> None:
-        n, parts, both = len(a), tiles(a), loss.in_place
+        n, parts, value_and_gradient = len(a), tiles(a), loss.in_place
         sums = C if len(parts) == 1 else np.empty(len(parts), a.dtype)
         for i, rows in enumerate(parts):
             z_rows, a_rows, y_rows = z[rows], a[rows], y[rows]
             delta_rows = None if delta is None else delta[rows]
             slope = delta_rows if dC_da is delta else None if dC_da is None else dC_da[rows]
-            if both is None or loss.is_canonical_for(activation):
-                self._call(
-                    loss.output_delta,
-                    np,
-                    activation,
-                    z_rows,
-                    a_rows,
-                    y_rows,
-                    sums[i : i + 1],
-                    slope,
-                    delta_rows,
-                    n,
-                )
+            if value_and_gradient is None or loss.is_canonical_for(activation):
+                arrays = z_rows, a_rows, y_rows, sums[i : i + 1], slope, delta_rows
+                self._call(loss.output_delta, np, activation, *arrays, n)
                 continue
             xp = self._begin()
             if slope is None or delta is a:
                 slope = xp.empty_like(a_rows)
-            both(xp, a_rows, y_rows, 1 / n, sums[i : i + 1], slope)
+            value_and_gradient(xp, a_rows, y_rows, 1 / n, sums[i : i + 1], slope)
             if delta_rows is not None:
-                self._delta(
-                    activation,
-                    slope,
-                    z_rows if activation.derivative_from == "z" else a_rows,
-                    delta_rows,
-                )
+                reference = z_rows if activation.derivative_from == "z" else a_rows
+                self._delta(activation, slope, reference, delta_rows)
         if sums is not C:
             self._call(np.add.reduce, sums, None, None, C, True)
 
@@ -315,19 +300,19 @@ class NumpyBackend:
 
     @contextmanager
     def _by_mkl(self, mkl: Mkl, threads: int | None) -> Iterator[None]:
-        """Never leave two pools of threads at work: they would wait for each other, spinning."""
+        """Leave NumPy's BLAS one thread: two pools of threads would spin, waiting for each other."""
         with _quietly_on_threads(1), mkl.on_threads(threads):
             yield
 
     def _delta(self, activation: Activation, dC_da: Array, reference: Array, out: Array) -> None:
-        """Compute delta in one tile; it is part of the operation that is under way."""
+        """Compute delta in one tile, as a part of an operation that has begun."""
         if activation.in_place and activation.jacobian_product is None:
             activation.delta(self._xp, dC_da, reference, out)
         else:
             self._call(activation.delta, np, dC_da, reference, out)
 
     def _begin(self) -> Any:
-        """Return the array module for the calls of a new operation, each with ``out=``."""
+        """Begin an operation; return the array module for its calls, each with ``out=``."""
         return self._xp
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
@@ -341,7 +326,7 @@ class NumpyBackend:
 
 
 class NumpyRecording(NumpyBackend):
-    """Writes down the calls that the NumPy backend would make."""
+    """Lists the calls that the NumPy backend would make."""
 
     def __init__(self, mkl: Mkl | None) -> None:
         super().__init__(mkl=mkl)
@@ -349,7 +334,7 @@ class NumpyRecording(NumpyBackend):
         self._xp = _Recorder(self._calls)
 
     def of(self, work: Callable[[Any], None]) -> Callable[[], None]:
-        """Return what makes the calls of `work(backend)`."""
+        """Return a function that makes the calls of `work(backend)`."""
         work(self)
         return partial(_repeat, self._calls)
 
@@ -362,10 +347,10 @@ class NumpyRecording(NumpyBackend):
 
 
 class _Recorder:
-    """Stands for NumPy where calls are written down.
+    """Stands for NumPy in a recording: it lists calls instead of making them.
 
     Numbers become arrays of shape (), which NumPy takes faster. Operations share their scratch
-    arrays, since one is done before the next begins.
+    arrays, because one operation is done before the next begins.
     """
 
     def __init__(self, calls: list[Callable[[], Any]]) -> None:
@@ -395,7 +380,7 @@ class _Recorder:
         def write_down(*args: Any, out: Array) -> None:
             (dtype, *_) = [arg.dtype for arg in args if hasattr(arg, "dtype")]
             fixed = [arg if hasattr(arg, "dtype") else np.array(arg, dtype) for arg in args]
-            if name in ("maximum", "minimum"):  # these two want it by name, which costs 0.1 us
+            if name in ("maximum", "minimum"):  # these two need out by name, which costs 0.1 us
                 self._calls.append(partial(function, *fixed, out=out))
             else:
                 self._calls.append(partial(function, *fixed, out))
@@ -406,8 +391,8 @@ class _Recorder:
 def _clip_norm(gradient: Array, limit: Any) -> None:
     peak = np.maximum(np.abs(gradient).max(), np.finfo(gradient.dtype).tiny)
     scaled = gradient / peak  # the square of a large number would overflow
-    kept = limit / np.sqrt(np.dot(scaled, scaled))  # of the largest number
-    if not kept >= peak:  # NaN is not, and goes into every number
+    kept = limit / np.sqrt(np.dot(scaled, scaled))  # what the largest number becomes
+    if not kept >= peak:  # true for NaN, which goes into every number
         np.multiply(scaled, kept, gradient)
 
 
@@ -417,5 +402,5 @@ def _repeat(calls: Sequence[Callable[[], Any]]) -> None:
 
 
 def _partial_sums(parts: Sequence[slice], array: Array, out: Array) -> Array:
-    """Return where the tiles' column sums go: a sum of sums has shorter chains of rounding."""
+    """Return an array for the tiles' column sums; a sum of sums rounds less than one long sum."""
     return out[None] if len(parts) == 1 else np.empty((len(parts), len(out)), array.dtype)

@@ -1,4 +1,4 @@
-"""What all ways to run training steps have: state, what is read of them, and a way back."""
+"""What all ways to run training steps share: the optimizer's state, losses, and a way back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StepRunner(ABC):
     safe : SafePoint
         What to go back to if NaN or infinity arises.
     reads_all : bool
-        Whether every loss is read at once. It costs nothing on the CPU.
+        Whether every loss is read before its update. On the CPU this costs nothing.
     """
 
     reads_all = True
@@ -49,20 +49,20 @@ class StepRunner(ABC):
         ----------
         steps : range
         numbers : ndarray, shape (steps, 4)
-            What the optimizer has to know; see `numbers_of`.
+            What the optimizer needs; see `numbers_of`.
         safe : {"nothing", "parameters", "everything"}
-            What is kept to go back to from before the first step, if its loss is finite.
+            What to keep from before the first step, to go back to; kept if its loss is finite.
 
         Returns
         -------
         losses, counts : ndarray
-            The loss of every batch before its update, and the samples in it. A loss that is not
-            finite ends the run before its update, where losses are read at once; and so does the
-            end of the epoch, where only that tells how long an epoch is.
+            The loss of every batch before its update, and the samples in it. There are fewer than
+            `steps` if a loss is not finite, where losses are read before the update, or if a stream
+            came to the end of its epoch.
         """
 
     def first_bad_layer(self) -> int | None:
-        """Return the first layer with NaN or infinity in it or in its output, on the last batch."""
+        """Return the first layer whose W, b or output on the last batch has NaN or infinity."""
         net = self.net
         trace = net.new_trace(self._last_inputs())
         feed_forward(net.backend, net.layers, trace)
@@ -77,9 +77,9 @@ class StepRunner(ABC):
 
 
 class SafePoint:
-    """The last parameters that are known to have a finite loss, and before which step.
+    """The last parameters that are known to have a finite loss, and the step before which.
 
-    The optimizer's state is kept with them where the steps since then may have to be run again.
+    The optimizer's state is kept, too, if the steps since then may have to be run again.
     """
 
     def __init__(self, net: MLP, state: list[Array]) -> None:
@@ -96,9 +96,9 @@ class SafePoint:
         with_state: bool,
         before: Sequence[Array] | None = None,
     ) -> None:
-        """Keep what there is, if it and its loss C are finite, as good[0] will tell: not 0.
+        """Keep the parameters if they and their loss C are finite; good[0] is then 1, else 0.
 
-        `before` are the parameters and the state that C is the loss of. Default: those of now.
+        `before` are the parameters and the state that C belongs to. Default: the present ones.
         """
         backend = self.net.backend
         parameters, *state = before or (self.net.parameters, *self.state)
@@ -110,7 +110,7 @@ class SafePoint:
                 backend.copy_if(good, slot, kept)
 
     def kept(self, step: int, with_state: bool) -> None:
-        """Note that what was there before a step has been kept."""
+        """Note that `keep` has kept what there was before this step."""
         self.step, self._has_state = step, with_state
 
     def go_back(self) -> bool:
@@ -123,12 +123,12 @@ class SafePoint:
 
 
 class Report:
-    """What the host reads of some steps, all at once.
+    """What the host reads after some steps, in one copy from the device.
 
     Attributes
     ----------
     good : array, shape (1,)
-        Not 0 if what there was before the first of them has been kept; see `SafePoint.keep`.
+        Not 0 if `SafePoint.keep` has kept what there was before the first step.
     losses : array, shape (steps,)
         Of every batch, before its update.
     """
@@ -138,7 +138,7 @@ class Report:
         self._array = net.backend.empty((0,), net.dtype)
 
     def make_room(self, steps: int) -> None:
-        """Have room for so many losses; what was there before may be lost."""
+        """Make room for the losses of so many steps; earlier ones may be lost."""
         if len(self._array) <= steps:
             self._array = self._backend.empty((1 + steps,), self._array.dtype)
         self.good, self.losses = self._array[:1], self._array[1 : 1 + steps]

@@ -24,15 +24,15 @@ from backprop_gpu.training.paths.runner import Safe, StepRunner
 from backprop_gpu.training.paths.step import NO_LIMITS, Limits, Step
 from backprop_gpu.training.paths.workspace import StepArrays, Workspace
 
-# After so many steps, what the optimizer keeps is rid of numbers that are closer to 0 than normal
-# ones: it fills with them where gradients are 0, and processors take a hundred times as long.
+# Every so many steps, subnormal numbers in the optimizer's state are set to 0. The state decays to
+# them where gradients are 0, and processors take a hundred times as long to compute with them.
 STEPS_TO_CLEARING = 1024
 
-MOST_RECORDED = 8  # batch sizes whose steps are kept; a stream may have a new one every time
+MOST_RECORDED = 8  # batch sizes with a recording; a stream may have a new size every time
 
 
 class _Recorded(NamedTuple):
-    """The step on some number of samples: to the gradients, and on to the new parameters."""
+    """The recorded step for one batch size: the gradients, then the update."""
 
     space: StepArrays
     propagate: Callable[[], None]
@@ -48,12 +48,12 @@ class Steps(StepRunner):
         As of `Step`.
     batches : Batches
     fuses : bool
-        Whether all that is elementwise is compiled; for a network on the CPU.
+        Whether the elementwise operations are compiled; only on the CPU.
 
     Raises
     ------
     CompileError
-        If it can't be compiled.
+        If they can't be compiled.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class Steps(StepRunner):
         fuses: bool = False,
     ) -> None:
         self._fused: FusedOperations | None = None
-        if fuses:  # before anything is allocated: it may not compile
+        if fuses:  # before anything is allocated, because it may fail
             self._fused = FusedOperations(net.activations, loss, optimizer, net.dtype)
         super().__init__(net, batches, optimizer)
         self.loss, self.reads_all = loss, net.device == "cpu"
         self._sample_norm = limits.sample_norm
         self._workspace: Workspace | None = None
-        self._most: int | None = None  # samples that memory is enough for, where it ran out
+        self._most: int | None = None  # samples in a part of a batch, once memory ran out
         self._numbers = net.backend.empty((4,), net.dtype)
         self._graphs: StepGraphs | None = None
-        self._graphs_fit = True  # in memory, as far as is known
+        self._graphs_fit = True  # in memory, until that proves wrong
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
         flops = net.step_flops(batches.batch_size)
-        # Functions of somebody's own may fail, and would when half of the weights are new.
+        # A user's own functions may raise, and would leave the network half updated.
         hidden = net.activations[:-1]
         own = any(g.cuda_derivative is None and g.cuda_rows is None for g in hidden)
         plain = is_plain(optimizer) and limits == NO_LIMITS and not own
@@ -97,7 +97,7 @@ class Steps(StepRunner):
         if one_by_one or self._sample_norm is not None or len(steps) == 1:
             counts = self._run_singly(steps, numbers, losses, safe)
         else:
-            # The first step warms up: what it needs is compiled and allocated, if there is memory.
+            # A graph can't compile or allocate: the first step does it, if there is memory.
             counts = self._run_singly(steps[:1], numbers[:1], losses, safe)
             counts += self._run_graphs(steps[1:], numbers[1:], losses[1:])
         good, found = self._report.read(len(counts))
@@ -130,7 +130,7 @@ class Steps(StepRunner):
         losses: Array,
         safe: Safe = "nothing",
     ) -> list[int]:
-        """Run steps, and write their losses; return the samples in their batches."""
+        """Run steps one by one; write their losses; return the number of samples in each."""
         backend, reads_all, load = self.net.backend, self.reads_all, self.batches.load
         changes = [True, *(numbers[1:] != numbers[:-1]).any(axis=1).tolist()]
         counts: list[int] = []
@@ -161,9 +161,9 @@ class Steps(StepRunner):
         return self.batches.arrays()[0][: self._count]
 
     def _propagate(self, count: int) -> tuple[StepArrays, Callable[[], None]]:
-        """Compute loss and gradients of the batch that is loaded; return where, and the update.
+        """Compute loss and gradients of the loaded batch; return their arrays, and the update.
 
-        Where memory runs out, the batch is computed in parts, of half as many samples each time.
+        If memory runs out, the batch is computed in parts, halved until they fit.
         """
         while True:
             most = self._most or self.batches.batch_size
@@ -177,7 +177,7 @@ class Steps(StepRunner):
                 propagate()
                 return space, update
             except MemoryError:
-                if most == 1 or self._sample_norm is not None:  # those of samples are not added up
+                if most == 1 or self._sample_norm is not None:  # clipping needs every sample's own
                     raise
                 self._most, self._workspace = (most + 1) // 2, None
                 self._recorded.clear()
@@ -189,7 +189,7 @@ class Steps(StepRunner):
                 )
 
     def _new_workspace(self, rows: int) -> Workspace:
-        """Allocate the memory of a step on a whole batch, or on a part that is copied there."""
+        """Allocate the memory of a step: on the batch's own arrays, or on a copy of a part."""
         x, y = self.batches.arrays()
         if rows < len(x):
             empty, dtype = self.net.backend.empty, self.net.dtype
@@ -199,7 +199,7 @@ class Steps(StepRunner):
     def _propagate_in_parts(
         self, count: int, work: Workspace
     ) -> tuple[StepArrays, Callable[[], None]]:
-        """Add up the gradients of a batch's parts, each by its share of the samples."""
+        """Add up the gradients of a batch's parts, weighted by their share of the samples."""
         xp, most = self.net.backend.xp, len(work.x)
         sums = xp.zeros_like(work.flat), xp.zeros_like(work.C)
         for start in range(0, count, most):
@@ -217,7 +217,7 @@ class Steps(StepRunner):
     def _record(self, count: int) -> _Recorded:
         assert self._workspace is not None
         net, space, step = self.net, self._workspace.rows(count), self._step
-        if self._most is not None:  # gradients of parts are added up
+        if self._most is not None:  # adding up gradients of parts takes all of them
             step = step._replace(descends=False)
 
         def propagate(backend: Backend) -> None:

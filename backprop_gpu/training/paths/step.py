@@ -1,4 +1,4 @@
-"""One training step, on arrays that are given."""
+"""One training step, on arrays that its caller owns."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from backprop_gpu.training.paths.workspace import StepArrays
 
 
 class Limits(NamedTuple):
-    """What gradients are clipped to: each number of them, all together, those of a sample."""
+    """What gradients are clipped to; None is no limit."""
 
-    value: float | None = None
-    norm: float | None = None
-    sample_norm: float | None = None
+    value: float | None = None  # the magnitude of every number
+    norm: float | None = None  # the norm of all gradients together
+    sample_norm: float | None = None  # the norm of every sample's own gradients
 
 
 NO_LIMITS = Limits()
 
 
 class Step(NamedTuple):
-    """A step in two parts, so that the loss can be looked at before the parameters change.
+    """A step in two parts, so that the loss can be checked before the parameters change.
 
     Attributes
     ----------
@@ -35,13 +35,12 @@ class Step(NamedTuple):
     state : sequence of array
         The optimizer's.
     descends : bool
-        Whether the products that would compute the weights' gradients update the weights, so that
-        nobody is shown these gradients. It takes plain gradient descent.
+        Whether W is updated by the very product that would compute dC/dW, which then exists
+        nowhere. Only plain gradient descent can do so.
     penalizes : bool
-        Whether the loss has the penalty of the weights in it, of which the weight decay is the
-        gradient.
+        Whether the penalty of the weight decay is added to the loss.
     limits : Limits
-        Of these, `sample_norm` is left to `Steps`.
+        `sample_norm` is left to `Steps`.
     """
 
     net: MLP
@@ -53,7 +52,7 @@ class Step(NamedTuple):
     limits: Limits = NO_LIMITS
 
     def propagate(self, backend: Backend, space: StepArrays, numbers: Array) -> None:
-        """Compute the loss of a batch, and its gradients; `numbers` as of `Backend.update`."""
+        """Compute the loss and the gradients of a batch; `numbers` are as in `Backend.update`."""
         trace, y, gradients = space
         feed_forward(backend, self.net.layers, trace)
         propagate = output_error if self.descends else propagate_back
