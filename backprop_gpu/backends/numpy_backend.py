@@ -300,7 +300,7 @@ class NumpyBackend:
 
     @contextmanager
     def _by_mkl(self, mkl: Mkl, threads: int | None) -> Iterator[None]:
-        """Leave NumPy's BLAS one thread: two pools of threads would spin, waiting for each other."""
+        """Leave NumPy's BLAS one thread: two pools would wait for each other, spinning."""
         with _quietly_on_threads(1), mkl.on_threads(threads):
             yield
 
