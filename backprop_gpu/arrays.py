@@ -69,6 +69,7 @@ def numeric(values: Any, name: str) -> Array:
     in pandas and Polars, whose missing values become NaN; objects, text, complex numbers, ragged
     lists and masked entries are refused.
     """
+    code = _as_code(name)
     if on_gpu(values):
         array, dtype = values, values.dtype
         kind = "c" if "complex" in str(dtype) else "f"
@@ -80,12 +81,12 @@ def numeric(values: Any, name: str) -> Array:
         if hasattr(values, "toarray"):
             raise DtypeError(
                 f"{name} is a sparse matrix ({type(values).__name__}); expected a dense one: "
-                f"{name}.toarray()"
+                f"{code}.toarray()"
             )
         if hasattr(values, "collect") and not hasattr(values, "__array__"):
             raise DtypeError(
                 f"{name} is a {type(values).__name__}, which has no values yet; "
-                f"give {name}.collect()"
+                f"give {code}.collect()"
             )
         # Polars makes numbers of dates, and fails at other tables with NumPy's words.
         if _is_of_polars(values) and (other := _other_columns(values)):
@@ -103,7 +104,7 @@ def numeric(values: Any, name: str) -> Array:
         except (ValueError, TypeError, RuntimeError, BufferError) as error:
             remedy = "give a rectangular array or nested list"
             if isinstance(values, list | tuple) and any(map(on_gpu, values)):
-                remedy = f"of arrays in GPU memory make one, cupy.stack({name})"
+                remedy = f"of arrays in GPU memory make one, cupy.stack({code})"
             raise DtypeError(
                 f"{name} can't be read as an array of numbers ({error}); {remedy}"
             ) from error
@@ -111,9 +112,14 @@ def numeric(values: Any, name: str) -> Array:
     if kind not in "biuf":
         raise DtypeError(
             f"{name} has dtype {dtype} (from {type(values).__name__}); expected real numbers"
-            + _to_numbers(values, array, name)
+            + _to_numbers(values, array, code)
         )
     return array
+
+
+def _as_code(name: str) -> str:
+    """Return how code calls an array: "x" is the variable of "x of batch 3"."""
+    return name.partition(" of ")[0]
 
 
 def _columns(values: Any) -> list[tuple[Any, Any]]:
@@ -247,7 +253,8 @@ def as_matrix(
     array = numeric(values, name)
     shape = tuple(array.shape)
     # Lists, pandas' Series and files have no way of their own.
-    given = name if hasattr(values, "reshape") else f"numpy.asarray({name})"
+    given = _as_code(name)
+    given = given if hasattr(values, "reshape") else f"numpy.asarray({given})"
     if len(shape) != 2:
         raise ShapeError(
             f"{name} has shape {shape}; expected (samples, {columns})"

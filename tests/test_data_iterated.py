@@ -115,8 +115,10 @@ def test_the_generator_runs_in_a_thread_that_ends_when_the_epoch_is_left():
         ((np.ones((0, 2)), np.ones((0, 1))), errors.ShapeError, "x of batch 3 .* no samples"),
         ((np.full((1, 2), np.nan), np.ones((1, 1))), errors.NonFiniteError, "x of batch 3"),
         ((np.ones((1, 2)), [["a"]]), errors.DtypeError, "y of batch 3 has dtype <U1"),
+        ((np.ones((1, 2)), ["1"]), errors.DtypeError, r"numpy.asarray\(y, 'float32'\)"),
+        ((np.ones((1, 2)), np.ones(3)), errors.ShapeError, r"; write y\[:, None\] for one column"),
         ((np.ones((1, 2)), np.full((1, 1), 7)), errors.DomainError, "y of batch 3 .* from 7 to 7"),
-        (np.ones((2, 2)), errors.DtypeError, "batch 3 is of type ndarray; without y"),
+        (np.ones((2, 2)), errors.DtypeError, "without y, x has to be an iterable of batches"),
         (None, errors.DtypeError, "batch 3 is of type NoneType; without y"),
     ],
 )

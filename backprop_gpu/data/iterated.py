@@ -152,7 +152,7 @@ def checked_pair(pair: Any, number: int) -> tuple[Any, Any]:
     """Return x and y of a batch; raise DtypeError if there are not the two of them."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise DtypeError(
-            f"batch {number} is of type {type(pair).__name__}; without y, the data have to be "
-            "pairs (x, y)"
+            f"batch {number} is of type {type(pair).__name__}; without y, x has to be an iterable "
+            "of batches, each a pair (x, y)"
         )
     return pair[0], pair[1]
