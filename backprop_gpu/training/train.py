@@ -134,7 +134,8 @@ def train(
     KeyboardInterrupt, Exception
         On Ctrl-C, or if a callback, `progress` or the data raise: the network holds the parameters
         of the steps made, with early stopping too, and perhaps a part of the step under way. The
-        exception has the epochs as `history`, unless it comes before the first step.
+        exception has the epochs as `history`, unless it comes before the first step; those of the
+        last 0.1 s may be missing.
     OutOfMemoryError
         If a GPU has too little memory even for parts of a batch: the network holds the parameters
         of the steps made.
