@@ -62,6 +62,16 @@ def to_cpu(values: Any) -> Any:
     return values.get() if on_gpu(values) and hasattr(values, "get") else values
 
 
+def is_sparse(x: Any) -> bool:
+    """Return whether this is a matrix or array of SciPy's sparse formats."""
+    return hasattr(x, "toarray")
+
+
+def dense(x: Any) -> Any:
+    """Return a sparse matrix as an array, and anything else as it is."""
+    return x.toarray() if is_sparse(x) else x
+
+
 def numeric(values: Any, name: str) -> Array:
     """Return `values` as an array of real numbers on the device where they are.
 
@@ -78,7 +88,7 @@ def numeric(values: Any, name: str) -> Array:
             isinstance(values, list | tuple) and any(np.ma.is_masked(row) for row in values)
         ):
             raise DtypeError(f"{name} has masked entries; fill or drop them first")
-        if hasattr(values, "toarray"):
+        if is_sparse(values):
             raise DtypeError(
                 f"{name} is a sparse matrix ({type(values).__name__}); expected a dense one: "
                 f"{code}.toarray()"

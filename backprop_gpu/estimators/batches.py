@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, dense, is_sparse
 from backprop_gpu.backends import Backend
 from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
@@ -73,16 +73,6 @@ class Samples:
         if not sums.all():
             raise ZeroDivisionError(NO_WEIGHT)
         return sums
-
-
-def is_sparse(x: Any) -> bool:
-    """Return whether this is a matrix or array of SciPy's sparse formats."""
-    return hasattr(x, "toarray")
-
-
-def dense(x: Any) -> Any:
-    """Return a sparse matrix as an array, and anything else as it is."""
-    return x.toarray() if is_sparse(x) else x
 
 
 def check_data(net: MLP, x: Any, y: Array, loss: Loss) -> tuple[Any, Array]:

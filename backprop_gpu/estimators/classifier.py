@@ -19,11 +19,10 @@ from sklearn.utils.multiclass import (
     unique_labels,
 )
 
-from backprop_gpu.arrays import Array, ArrayModule, on_gpu
+from backprop_gpu.arrays import Array, ArrayModule, dense, on_gpu
 from backprop_gpu.backends import Backend, NumpyBackend, choose_backend
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_not_negative
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
-from backprop_gpu.estimators.batches import dense
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
 from backprop_gpu.estimators.regressor import documented
 from backprop_gpu.estimators.streams import Stream, is_stream, learn_stream

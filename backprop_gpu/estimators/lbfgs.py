@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 from sklearn.utils.optimize import _check_optimize_result
 
+from backprop_gpu.arrays import dense
 from backprop_gpu.backends import Backend
-from backprop_gpu.estimators.batches import Samples, dense
+from backprop_gpu.estimators.batches import Samples
 from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from backprop_gpu.arrays import Array, ArrayModule, numeric
+from backprop_gpu.arrays import Array, ArrayModule, dense, is_sparse, numeric
 from backprop_gpu.backends import choose_backend
 from backprop_gpu.data import (
     IteratedBatches,
@@ -25,7 +25,7 @@ from backprop_gpu.data import (
 )
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, count_of
 from backprop_gpu.estimators.base import Y_SHAPES, BaseMLP, check_weights, on_cpu
-from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch, dense, is_sparse
+from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
 from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backprop_gpu.arrays import to_cpu
+from backprop_gpu.arrays import dense, to_cpu
 
 ROWS = 64  # as many are soon read from a GPU, too
 TOLERANCE = 1e-5  # well above what float32 rounds, below what another row differs by
@@ -32,7 +32,7 @@ def glimpse_of(*data: Any) -> list[list[float]]:
 
 def _sums_of_rows(array: Any) -> list[list[float]]:
     some = array[:: -(-array.shape[0] // ROWS)]
-    rows = np.asarray(to_cpu(some.toarray() if hasattr(some, "toarray") else some), np.float64)
+    rows = np.asarray(to_cpu(dense(some)), np.float64)
     rows = rows.reshape(len(rows), -1)
     # No two columns weigh the same, so that classes, too, are told apart.
     weights = 0.5 + np.arange(1, rows.shape[1] + 1) * GOLDEN % 1

@@ -22,24 +22,7 @@ from backprop_gpu.mlp import MLP
 
 
 def page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> str:
-    """Return an HTML page that goes through a run step by step, forward and back.
-
-    The page is one file: its style, its script and its numbers are in it, and it loads nothing.
-    Large layers are shortened.
-
-    Parameters
-    ----------
-    net : MLP
-    x, y : array_like, one row each
-        The sample.
-    loss : str or Loss
-
-    Raises
-    ------
-    ShapeError
-        If x has more than one row.
-    GradientError, NonFiniteError
-        As in `explain`.
+    """Return the page that `write_page` writes: its style, script and numbers are in it.
 
     Examples
     --------
@@ -84,6 +67,8 @@ def write_page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, path: str 
     ------
     ShapeError
         If x has more than one row.
+    GradientError, NonFiniteError
+        As in `explain`.
     FileFormatError
         If the file can't be written.
     """
