@@ -12,7 +12,7 @@
 template <int l>
 struct Gradient : Gradient<l - 1> {
     alignas(64) real delta[TILE * stride(l)];  // dC/da at first
-    alignas(64) real dC_dW[round_up(SIZES[l], unpadded(l) ? 1 : ROWS) * stride(l - 1)];
+    alignas(64) real dC_dW[SIZES[l] * stride(l - 1)];
     alignas(64) real dC_db[stride(l)];
 };
 template <>
@@ -51,10 +51,12 @@ INLINE void softmax_cross_entropy(const real* z, const real* y, real* terms) {
 
 // Equations 1 and 2 for the last layer, times `share`, 1/n: C is an average. Returns sum_i C_i.
 // Where samples count differently, n is the sum of their weights.
-INLINE double output(Passes& tile, int rows, real share) {
+INLINE double output(Passes& tile, int first, int rows, real share) {
     typedef Activation<L> g;
-    const real *a = tile.Tile<L>::a, *z = g::keeps_z ? tile.Tile<L>::z : a, *y = tile.y;
-    real *delta = tile.Gradient<L>::delta, *terms = tile.terms;
+    const int at = first * stride(L);
+    const real *a = tile.Tile<L>::a + at, *y = tile.y + at;
+    const real *z = g::keeps_z ? tile.Tile<L>::z + at : a, *weights = tile.weights + first;
+    real *delta = tile.Gradient<L>::delta + at, *terms = tile.terms + at;
 
     each<L>(rows, [=](int i) {
         if constexpr (!Loss::of_rows) terms[i] = Loss::term(z[i], a[i], y[i], OUTPUTS);
@@ -69,53 +71,64 @@ INLINE double output(Passes& tile, int rows, real share) {
         real C_i = 0;
         for (int n = 0; n < OUTPUTS; ++n) C_i += terms[r * stride(L) + n];
         if constexpr (WEIGHTED) {
-            C_i *= tile.weights[r];
-            for (int n = 0; n < OUTPUTS; ++n) delta[r * stride(L) + n] *= tile.weights[r];
+            C_i *= weights[r];
+            for (int n = 0; n < OUTPUTS; ++n) delta[r * stride(L) + n] *= weights[r];
         }
         sum += C_i;
     }
     return sum;
 }
 
-// Equations 2 to 4 from layer l down. The gradient of the first tile takes the place of what was.
+// Equations 2 and 4 from layer l down.
 template <int l>
-INLINE void backward(const real* parameters, const Copies* copies, Passes& tile, int rows,
-                     bool first) {
+INLINE void backward(const real* parameters, const Copies* copies, Passes& tile, int first,
+                     int rows) {
     typedef Activation<l> g;
     constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l), ld_before = stride(l - 1);
-    const real *a_before = input_of<l>(tile), *a = tile.Tile<l>::a;
-    const real* z = g::keeps_z ? tile.Tile<l>::z : a;
-    real *delta = tile.Gradient<l>::delta, *dC_dW = tile.Gradient<l>::dC_dW, *dC_db = tile.Gradient<l>::dC_db;
+    const real* a = tile.Tile<l>::a + first * ld;
+    const real* z = g::keeps_z ? tile.Tile<l>::z + first * ld : a;
+    real* delta = tile.Gradient<l>::delta + first * ld;
 
     if constexpr (l < L && !g::softmax)
         each<l>(rows, [=](int i) { delta[i] *= g::g_prime(z[i], a[i]); });  // 2
     if constexpr (l < L && g::softmax)
         for (int r = 0; r < rows; ++r) softmax_delta<N>(delta + r * ld, a + r * ld);
 
-    for (int n = 0; n < N; ++n) dC_db[n] = first ? delta[n] : dC_db[n] + delta[n];  // 3
-    for (int r = 1; r < rows; ++r)
-        for (int n = 0; n < N; ++n) dC_db[n] += delta[r * ld + n];
-    if constexpr (PLAIN) {
-        for (int n = 0; n < N; ++n)
-            for (int k = 0; k < K; ++k)
-                dC_dW[n * K + k] = (first ? 0 : dC_dW[n * K + k]) + delta[n] * a_before[k];
-    } else {
-        product<unpadded(l) ? N : ROWS, VECTORS>(
-            N, width(l - 1), delta, {1, ld}, a_before, ld_before, rows, first ? tile.zeros : dC_dW,
-            first ? 0 : ld_before, dC_dW, ld_before);
-    }
-
     if constexpr (l > 1) {
-        real* dC_da = tile.Gradient<l - 1>::delta;  // 4
+        real* dC_da = tile.Gradient<l - 1>::delta + first * ld_before;  // 4
         if constexpr (PLAIN) {
             const real* W = parameters + weights_at(l);
             for (int k = 0; k < K; ++k) dC_da[k] = delta[0] * W[k];
             for (int n = 1; n < N; ++n)
                 for (int k = 0; k < K; ++k) dC_da[k] += delta[n] * W[n * K + k];
         } else {
-            product<ROWS, VECTORS>(rows, width(l - 1), delta, {ld, 1}, copies->Padded<l>::W,
-                                   ld_before, N, tile.zeros, 0, dC_da, ld_before);
+            multiply({delta, {ld, 1}, copies->Padded<l>::W, ld_before, N, tile.zeros, 0, dC_da,
+                      ld_before},
+                     rows, width(l - 1));
         }
-        backward<l - 1>(parameters, copies, tile, rows, first);
+        backward<l - 1>(parameters, copies, tile, first, rows);
+    }
+}
+
+// Equation 3 for nodes `from` to `to` of layer l. A batch's first tile takes the place of what was,
+// the others add to it.
+template <int l>
+INLINE void gradient(Passes& tile, int rows, bool first, int from, int to) {
+    constexpr int K = SIZES[l - 1], ld = stride(l), ld_before = stride(l - 1);
+    const real *a_before = input_of<l>(tile), *delta = tile.Gradient<l>::delta;
+    real *dC_dW = tile.Gradient<l>::dC_dW, *dC_db = tile.Gradient<l>::dC_db;
+
+    for (int n = from; n < to; ++n) dC_db[n] = first ? delta[n] : dC_db[n] + delta[n];
+    for (int r = 1; r < rows; ++r)
+        for (int n = from; n < to; ++n) dC_db[n] += delta[r * ld + n];
+    if constexpr (PLAIN) {
+        for (int n = from; n < to; ++n)
+            for (int k = 0; k < K; ++k)
+                dC_dW[n * K + k] = (first ? 0 : dC_dW[n * K + k]) + delta[n] * a_before[k];
+    } else {
+        real* C = dC_dW + from * ld_before;
+        multiply({delta + from, {1, ld}, a_before, ld_before, rows, first ? tile.zeros : C,
+                  first ? 0 : ld_before, C, ld_before},
+                 to - from, width(l - 1));
     }
 }

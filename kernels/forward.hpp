@@ -34,17 +34,16 @@ constexpr int weights_at(int l) {
 constexpr int WEIGHTS = weights_at(L + 1);
 constexpr int biases_at(int l) { return l == 1 ? WEIGHTS : biases_at(l - 1) + SIZES[l - 1]; }
 
-// Of a tile's rows: they stay in the L2 cache beside W, W^T and dC/dW. Where those alone are larger,
-// each tile reads them from farther away, so that there have to be few.
-constexpr int LEAST_TILE_BYTES = 384 << 10;
+// Of a tile's rows: these stay in the L3 cache. Larger weights, which every tile reads, are worth
+// larger tiles.
+constexpr int LEAST_TILE_BYTES = 8 << 20;
 
 constexpr int strides(int l) { return l == 0 ? 2 * stride(0) : 3 * stride(l) + strides(l - 1); }
 constexpr int tile_rows() {
     if (PLAIN) return 1;
     constexpr int least = LEAST_TILE_BYTES / int(sizeof(real));
-    const int fitting = (WEIGHTS > least ? WEIGHTS : least) / strides(L) / ROWS * ROWS;
-    const int most = round_up(BATCH, ROWS);
-    return fitting < ROWS ? ROWS : fitting < most ? fitting : most;
+    const int fitting = round_up((WEIGHTS > least ? WEIGHTS : least) / strides(L) + 1, ROWS);
+    return fitting < BATCH ? fitting : BATCH;
 }
 constexpr int TILE = tile_rows();
 
@@ -128,15 +127,16 @@ INLINE void softmax(const real* z, real* a) {
 
 // ---- the pass -----------------------------------------------------------------------------------
 
+// Of `rows` samples from `first` on.
 template <int l>
 INLINE void forward(const real* parameters, const Transposed<L>* transposed, Tile<L>& tile,
-                    int rows) {
-    if constexpr (l > 1) forward<l - 1>(parameters, transposed, tile, rows);
+                    int first, int rows) {
+    if constexpr (l > 1) forward<l - 1>(parameters, transposed, tile, first, rows);
     constexpr int K = SIZES[l - 1], N = SIZES[l];
     const real *W = parameters + weights_at(l), *b = parameters + biases_at(l);
-    const real* a_before = input_of<l>(tile);
-    real* a = tile.Tile<l>::a;
-    real* z = Activation<l>::keeps_z ? tile.Tile<l>::z : a;
+    const real* a_before = input_of<l>(tile) + first * stride(l - 1);
+    real* a = tile.Tile<l>::a + first * stride(l);
+    real* z = Activation<l>::keeps_z ? tile.Tile<l>::z + first * stride(l) : a;
 
     if constexpr (unpadded(l)) {
         for (int r = 0; r < rows; ++r)
@@ -145,10 +145,9 @@ INLINE void forward(const real* parameters, const Transposed<L>* transposed, Til
     } else {
         alignas(64) real start[width(l)] = {};
         memcpy(start, b, N * sizeof(real));
-        // One sample needs no block of rows, and takes half the time without.
-        const auto multiply = rows == 1 ? product<1, VECTORS> : product<ROWS, VECTORS>;
-        multiply(rows, width(l), a_before, {stride(l - 1), 1}, transposed->Transposed<l>::W_T,
-                 stride(l), K, start, 0, z, stride(l), 0);
+        multiply({a_before, {stride(l - 1), 1}, transposed->Transposed<l>::W_T, stride(l), K, start,
+                  0, z, stride(l)},
+                 rows, width(l));
     }
     if constexpr (!Activation<l>::softmax)
         each<l>(rows, [=](int i) { a[i] = Activation<l>::g(z[i]); });

@@ -20,14 +20,6 @@ INLINE bool all_finite(const real* x, int64_t count) {
     return !others;
 }
 
-// Brings samples to where a tile has them, with zeros for those that a block of rows lacks.
-INLINE void gather(Tile<L>& tile, const real* x, int rows) {
-    for (int r = 0; r < rows; ++r)
-        memcpy(tile.inputs + r * stride(0), x + r * INPUTS, INPUTS * sizeof(real));
-    const int lacking = round_up(rows, ROWS) - rows;
-    memset(tile.inputs + rows * stride(0), 0, lacking * stride(0) * sizeof(real));
-}
-
 static void work(Part& part, Tile<L>& tile) {
     tile.x = tile.inputs;
     for (int64_t i = 0; i < part.n; i += TILE) {
@@ -35,8 +27,9 @@ static void work(Part& part, Tile<L>& tile) {
         const real* x = part.x + i * INPUTS;
         part.finite = all_finite(x, rows * INPUTS);
         if (!part.finite) return;
-        gather(tile, x, rows);
-        forward<L>(part.parameters, part.transposed, tile, rows);
+        for (int r = 0; r < rows; ++r)
+            memcpy(tile.inputs + r * stride(0), x + r * INPUTS, INPUTS * sizeof(real));
+        forward<L>(part.parameters, part.transposed, tile, 0, rows);
         for (int r = 0; r < rows; ++r)
             memcpy(part.prediction + (i + r) * OUTPUTS, tile.Tile<L>::a + r * stride(L),
                    OUTPUTS * sizeof(real));

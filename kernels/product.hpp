@@ -9,7 +9,7 @@
 //     dC/da  = delta W                A = delta        B = W        start = 0
 //     dC/dW += delta^T a_before       A = delta^T      B = a        start = C
 //
-// C has room for whole blocks of rows, and its width is a multiple of V.
+// The width of C is a multiple of V.
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, REGISTERS = 32;
@@ -22,63 +22,91 @@ constexpr int BYTES = 16, REGISTERS = 32;
 #endif
 constexpr int V = BYTES / sizeof(real);  // numbers in a vector
 
-// A block of C: 16 or 8 sums hide the latency of a multiply-add; more rows gain nothing.
-constexpr int ROWS = 4, VECTORS = REGISTERS / 8;
+// A block of C: its sums and a row of B fill the registers. With 4 rows in place of 6, loads take as
+// long as multiply-adds.
+constexpr int ROWS = 6, VECTORS = REGISTERS / 8;
 
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 INLINE vec load(const real* from) { return *reinterpret_cast<const vec*>(from); }
 INLINE void store(real* to, vec v) { *reinterpret_cast<vec*>(to) = v; }
+INLINE int least(int a, int b) { return a < b ? a : b; }
 
 struct Strides {  // A(i, p) = A[i row + p column]
     int row, column;
 };
 
+struct Product {
+    const real* A;
+    Strides a;
+    const real* B;
+    int ldb, depth;
+    const real* start;
+    int lds;
+    real* C;
+    int ldc;
+
+    Product below(int i) const {
+        return {A + i * a.row, a, B, ldb, depth, start + i * lds, lds, C + i * ldc, ldc};
+    }
+    Product right(int j) const { return {A, a, B + j, ldb, depth, start + j, lds, C + j, ldc}; }
+    // What the terms from p on add.
+    Product part(int p, int terms) const {
+        return {A + p * a.column, a,  B + p * ldb, ldb, terms, p ? C : start, p ? ldc : lds, C, ldc};
+    }
+};
+
 // A function of its own, with sizes as numbers: a block takes so long that knowing them gains
 // nothing, and one that every layer shares halves the time to compile.
 template <int rows, int vectors>
-static __attribute__((noinline)) void block(const real* A, Strides a, const real* B, int ldb,
-                                            int depth, const real* start, int lds, real* C,
-                                            int ldc) {
+static __attribute__((noinline)) void block(const Product& m) {
     vec sum[rows][vectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) sum[i][j] = load(start + i * lds + j * V);
-    for (int p = 0; p < depth; ++p, A += a.column, B += ldb) {
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j) sum[i][j] = load(m.start + i * m.lds + j * V);
+    const real *A = m.A, *B = m.B;
+    const int row = m.a.row, column = m.a.column, ldb = m.ldb;
+    for (int p = 0; p < m.depth; ++p, A += column, B += ldb) {
         vec b[vectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; ++j) b[j] = load(B + j * V);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; ++j) sum[i][j] += A[i * a.row] * b[j];
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; ++j) sum[i][j] += A[i * row] * b[j];
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) store(C + i * ldc + j * V, sum[i][j]);
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j) store(m.C + i * m.ldc + j * V, sum[i][j]);
 }
 
-// The most of a panel of B: it stays in the L1 cache while all of A passes by.
-constexpr int PANEL_BYTES = 32 << 10;
-
-// The panel of a few vectors' columns from j on, and those to its right.
 template <int height, int vectors>
-static void product(int rows, int width, const real* A, Strides a, const real* B, int ldb,
-                    int depth, const real* start, int lds, real* C, int ldc, int j = 0) {
-    constexpr int most = PANEL_BYTES / (vectors * BYTES);
-    for (; j + vectors * V <= width; j += vectors * V)
-        for (int p = 0; p < depth; p += most) {
-            const int some = depth - p < most ? depth - p : most;
-            const real* from = p ? C : start;
-            const int ldf = p ? ldc : lds;
-            for (int i = 0; i < rows; i += height)
-                block<height, vectors>(A + i * a.row + p * a.column, a, B + p * ldb + j, ldb, some,
-                                       from + i * ldf + j, ldf, C + i * ldc + j, ldc);
-        }
-    if constexpr (vectors > 1)
-        product<height, vectors - 1>(rows, width, A, a, B, ldb, depth, start, lds, C, ldc, j);
+INLINE void each_block_of_rows(Product m, int rows) {
+    for (; rows >= height; rows -= height, m = m.below(height)) block<height, vectors>(m);
+    if constexpr (height > 1) each_block_of_rows<height == ROWS ? 2 : 1, vectors>(m, rows);
+}
+
+template <int vectors>
+INLINE void each_panel(Product m, int rows, int width) {
+    constexpr int columns = vectors * V;
+    for (; width >= columns; width -= columns, m = m.right(columns))
+        each_block_of_rows<ROWS, vectors>(m, rows);
+    if constexpr (vectors > 1) each_panel<vectors - 1>(m, rows, width);
+}
+
+// What is read again and again stays at hand: a panel of B in the L1 cache while rows of A pass by,
+// those rows in the L2 cache until all panels have had them.
+constexpr int PANEL_BYTES = 32 << 10, PASSING_BYTES = 128 << 10;
+constexpr int MOST_DEPTH = PANEL_BYTES / (VECTORS * BYTES);
+constexpr int MOST_ROWS = PASSING_BYTES / (MOST_DEPTH * int(sizeof(real))) / ROWS * ROWS;
+
+static void multiply(const Product& m, int rows, int width) {
+    for (int i = 0; i < rows; i += MOST_ROWS)
+        for (int p = 0; p < m.depth; p += MOST_DEPTH)
+            each_panel<VECTORS>(m.part(p, least(m.depth - p, MOST_DEPTH)).below(i),
+                                least(rows - i, MOST_ROWS), width);
 }
 
 // sum_k x[k] y[k]. Both halves of a short sum go on at the same time.

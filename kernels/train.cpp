@@ -3,8 +3,9 @@
 // optimizer's, SLOTS the number of its states, PENALIZES says whether the losses have the penalty
 // of the weights in them, and CLIPS whether gradients are clipped.
 //
-// Threads share each batch's rows in fixed parts, and add up what they found in a fixed order: the
-// same number of threads gives the same bits.
+// Threads share a tile's samples on the way forward and back, and then the nodes, each of which has
+// its gradient from all samples and its update from one thread. Where parts and losses are summed,
+// that has a fixed order: the same number of threads gives the same bits.
 
 struct Numbers {  // of a step
     double learning_rate, weight_decay, c0, c1;
@@ -33,7 +34,7 @@ struct Run {
     double clip_norm, clip_value;  // infinite: not clipped
     int threads;
 
-    Passes** tiles;   // of each thread
+    Passes* tile;
     double* sums;     // of C_i, by each thread
     double* squares;  // of the weights, the sums of each thread's
     double* norms;    // of the gradient over clip_norm, the same
@@ -94,35 +95,23 @@ static void begin(Run& run, int64_t epoch) {
 
 // ---- the update ---------------------------------------------------------------------------------
 
-struct Rows {
+struct Nodes {
     int from, to;
 };
 
+// Which nodes of layer l are thread t's.
 template <int l>
-INLINE Rows rows_of(const Run& run, int t) {
+INLINE Nodes nodes_of(const Run& run, int t) {
     const int parts = threads_of(run);
     return {border(SIZES[l], t, parts, V), border(SIZES[l], t + 1, parts, V)};
 }
 
-// Row r of a matrix of the gradient, `ld` numbers from one row to the next, summed over the shards
-// of the batch.
-template <int columns, int ld, class Part>
-INLINE real* row_of(int shards, Part part, int r) {
-    real* g = part(0) + r * ld;
-    for (int t = 1; t < shards; ++t) {
-        const real* more = part(t) + r * ld;
-        for (int k = 0; k < columns; ++k) g[k] += more[k];
-    }
-    return g;
-}
-
-// Limits every number of rows `from` to `to`; returns the sum of their squares over clip_norm's.
-template <int columns, int ld, class Part>
-INLINE double limit(const Run& run, int shards, Part part, int from, int to) {
+// Limits every number in rows of the gradient; returns the sum of their squares over clip_norm's.
+INLINE double limit(const Run& run, real* gradient, int rows, int columns, int ld) {
     const real most = run.clip_value;
     double sum = 0;
-    for (int r = from; r < to; ++r) {
-        real* g = row_of<columns, ld>(shards, part, r);
+    for (int r = 0; r < rows; ++r) {
+        real* g = gradient + r * ld;
         for (int k = 0; k < columns; ++k) {
             g[k] = g[k] > most ? most : g[k] < -most ? -most : g[k];
             const double relative = g[k] / run.clip_norm;
@@ -132,13 +121,13 @@ INLINE double limit(const Run& run, int shards, Part part, int from, int to) {
     return sum;
 }
 
-// Applies rows `from` to `to`, times `scale`.
-template <int columns, int ld, class Part>
-INLINE void apply(const Run& run, int shards, Part part, real scale, int64_t at, int from, int to,
-                  const Numbers& numbers, real decay) {
+// Applies rows of the gradient, times `scale`, to the parameters from `at` on.
+INLINE void apply(const Run& run, const real* gradient, int rows, int columns, int ld, real scale,
+                  int64_t at, const Numbers& numbers, real decay) {
     const real learning_rate = numbers.learning_rate, c0 = numbers.c0, c1 = numbers.c1;
-    for (int r = from; r < to; ++r) {
-        real *g = row_of<columns, ld>(shards, part, r), none = 0;
+    for (int r = 0; r < rows; ++r) {
+        const real* g = gradient + r * ld;
+        real none = 0;
         for (int k = 0; k < columns; ++k) {
             const int64_t i = at + r * columns + k;
             update_one(run.parameters[i], CLIPS ? g[k] * scale : g[k], SLOTS > 0 ? run.s0[i] : none,
@@ -169,42 +158,41 @@ static __attribute__((noinline)) double squares_of(const real* parameters, int f
     return sum;
 }
 
+// What a tile adds to the gradient of thread t's nodes in every layer.
 template <int l>
-INLINE Gradient<l>& gradient_of(const Run& run, Passes& own, int shard) {
-    return PLAIN ? own : *run.tiles[shard];
+INLINE void gradients(const Run& run, Passes& tile, int t, int rows, bool first) {
+    const auto [from, to] = nodes_of<l>(run, t);
+    gradient<l>(tile, rows, first, from, to);
+    if constexpr (l < L) gradients<l + 1>(run, tile, t, rows, first);
 }
 
-// Limits thread t's rows of every layer; returns the sum of their squares over clip_norm's.
+// Limits it; returns the sum of its squares over clip_norm's.
 template <int l>
-INLINE double limit_all(const Run& run, Passes& own, int t, int shards) {
-    constexpr int N = SIZES[l], K = SIZES[l - 1];
-    const auto [from, to] = rows_of<l>(run, t);
-    const auto dC_dW = [&](int i) { return gradient_of<l>(run, own, i).dC_dW; };
-    const auto dC_db = [&](int i) { return gradient_of<l>(run, own, i).dC_db; };
-    double sum = limit<K, stride(l - 1)>(run, shards, dC_dW, from, to);
-    if (t == 0) sum += limit<N, N>(run, shards, dC_db, 0, 1);
-    if constexpr (l < L) sum += limit_all<l + 1>(run, own, t, shards);
+INLINE double limits(const Run& run, Passes& tile, int t) {
+    constexpr int K = SIZES[l - 1], ld = stride(l - 1);
+    const auto [from, to] = nodes_of<l>(run, t);
+    double sum = limit(run, tile.Gradient<l>::dC_dW + from * ld, to - from, K, ld);
+    sum += limit(run, tile.Gradient<l>::dC_db + from, 1, to - from, 0);
+    if constexpr (l < L) sum += limits<l + 1>(run, tile, t);
     return sum;
 }
 
-// Thread t's rows of every layer; where there are no numbers, only the copies. Returns the sum of
-// squares of these rows' new weights, if anybody needs it.
+// Thread t's nodes in every layer; where there are no numbers, only the copies. Returns the sum of
+// squares of their new weights, if anybody needs it.
 template <int l>
-INLINE double update(const Run& run, Passes& own, int t, int shards, const Numbers* numbers,
+INLINE double update(const Run& run, const Passes& tile, int t, const Numbers* numbers,
                      real scale) {
-    constexpr int N = SIZES[l], K = SIZES[l - 1];
-    const auto [from, to] = rows_of<l>(run, t);
-    const auto dC_dW = [&](int i) { return gradient_of<l>(run, own, i).dC_dW; };
-    const auto dC_db = [&](int i) { return gradient_of<l>(run, own, i).dC_db; };
+    constexpr int K = SIZES[l - 1], ld = stride(l - 1);
+    const auto [from, to] = nodes_of<l>(run, t);
     if (numbers) {
-        apply<K, stride(l - 1)>(run, shards, dC_dW, scale, weights_at(l), from, to, *numbers,
-                                numbers->weight_decay);
-        if (t == 0)
-            apply<N, N>(run, shards, dC_db, scale, biases_at(l), 0, 1, *numbers, 0);
+        apply(run, tile.Gradient<l>::dC_dW + from * ld, to - from, K, ld, scale,
+              weights_at(l) + from * K, *numbers, numbers->weight_decay);
+        apply(run, tile.Gradient<l>::dC_db + from, 1, to - from, 0, scale, biases_at(l) + from,
+              *numbers, 0);
     }
     copy_weights<l>(run, from, to);
     double squares = PENALIZES ? squares_of<l>(run.parameters, from, to) : 0;
-    if constexpr (l < L) squares += update<l + 1>(run, own, t, shards, numbers, scale);
+    if constexpr (l < L) squares += update<l + 1>(run, tile, t, numbers, scale);
     return squares;
 }
 
@@ -231,9 +219,9 @@ INLINE int64_t sample(const Run& run, int64_t place) {
 }
 
 // Brings samples to where a tile has them.
-INLINE void gather(const Run& run, Passes& tile, int64_t first, int rows) {
-    for (int r = 0; r < rows; ++r) {
-        const int64_t i = sample(run, first + r);
+INLINE void gather(const Run& run, Passes& tile, int64_t start, int from, int to) {
+    for (int r = from; r < to; ++r) {
+        const int64_t i = sample(run, start + r);
         const real *x = run.x + i * INPUTS, *y = run.y + i * TARGETS;
         if constexpr (WEIGHTED) tile.weights[r] = y[OUTPUTS];
         if constexpr (PLAIN) {
@@ -254,59 +242,58 @@ INLINE double weight_of(const Run& run, int64_t first, int64_t count) {
     return sum;
 }
 
-// The gradient of some samples of a batch that counts `weight`; returns the sum of their C_i.
-INLINE double pass(const Run& run, Passes& tile, int64_t from, int64_t to, double weight) {
-    const real share = 1 / weight;
-    double sum = 0;
-    for (int64_t i = from; i < to; i += TILE) {
-        const int rows = TILE == 1 ? 1 : to - i < TILE ? to - i : TILE;
-        gather(run, tile, i, rows);
-        forward<L>(run.parameters, run.copies, tile, rows);
-        sum += output(tile, rows, share);
-        backward<L>(run.parameters, run.copies, tile, rows, BATCH == 1 || i == from);
-    }
+// A tile's samples `from` to `to`, forward and back; returns the sum of their C_i. The tile begins
+// with the epoch's sample `start`.
+INLINE double pass(const Run& run, Passes& tile, int64_t start, int from, int to, real share) {
+    if (from == to) return 0;
+    gather(run, tile, start, from, to);
+    forward<L>(run.parameters, run.copies, tile, from, to - from);
+    const double sum = output(tile, from, to - from, share);
+    backward<L>(run.parameters, run.copies, tile, from, to - from);
+    return sum;
+}
+
+INLINE double total(const double* parts, int count) {
+    double sum = parts[0];
+    for (int i = 1; i < count; ++i) sum += parts[i];
     return sum;
 }
 
 static void work(Run& run, Passes& tile, int t) {
     const NoDenormals mode;
-    if (!PLAIN) tile.x = tile.inputs, tile.y = tile.targets;
+    const int threads = threads_of(run);
+    if (!PLAIN && t == 0) tile.x = tile.inputs, tile.y = tile.targets;
     const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
-    double squares = update<1>(run, tile, t, 0, nullptr, 1);
+    double squares = update<1>(run, tile, t, nullptr, 1);
     if (t == 0) begin(run, epoch);
     meet(run);
     for (int64_t step = 0; step < run.steps; ++step) {
         const int64_t start = batch * BATCH, left = run.n - start;
         const int64_t count = left < BATCH ? left : BATCH;
-        const int shards = PLAIN ? 1 : count < threads_of(run) ? count : threads_of(run);
         const double weight = weight_of(run, start, count);
-        if (PLAIN || t < shards) {
-            const int64_t from = count * t / shards, to = count * (t + 1) / shards;
-            run.sums[t] = pass(run, tile, start + from, start + to, weight);
+        run.sums[t] = 0, run.squares[t] = squares;
+        for (int64_t i = 0; i < count; i += TILE) {
+            const int rows = count - i < TILE ? count - i : TILE;
+            if (i) meet(run);
+            run.sums[t] += pass(run, tile, start + i, border(rows, t, threads, ROWS),
+                                border(rows, t + 1, threads, ROWS), 1 / weight);
+            meet(run);
+            gradients<1>(run, tile, t, rows, i == 0);
         }
-        if (PENALIZES) run.squares[t] = squares;
-        meet(run);
-        double sum = run.sums[0];
-        for (int i = 1; i < shards; ++i) sum += run.sums[i];
-        double loss = sum / weight;
-        if (PENALIZES) {
-            double all = run.squares[0];
-            for (int i = 1; i < threads_of(run); ++i) all += run.squares[i];
-            loss += run.numbers[step].weight_decay / 2 * all;
-        }
+        double loss = total(run.sums, threads) / weight;
+        if (PENALIZES) loss += run.numbers[step].weight_decay / 2 * total(run.squares, threads);
         const real C = loss;
         if (t == 0) run.losses[step] = C, run.done = step + 1;
         if (!(entries::fabs(C) < INFINITE)) return;
         real scale = 1;
         if (CLIPS) {
-            run.norms[t] = limit_all<1>(run, tile, t, shards);
+            run.norms[t] = limits<1>(run, tile, t);
             meet(run);
-            double all = run.norms[0];
-            for (int i = 1; i < threads_of(run); ++i) all += run.norms[i];
-            if (!(all <= 1)) scale = 1 / __builtin_sqrt(all);
+            const double square = total(run.norms, threads);
+            if (!(square <= 1)) scale = 1 / __builtin_sqrt(square);
         }
-        squares = update<1>(run, tile, t, CLIPS ? 1 : shards, run.numbers + step, scale);
+        squares = update<1>(run, tile, t, run.numbers + step, scale);
         if (++batch == batches) {
             batch = 0, ++epoch;
             if (t == 0 && step + 1 < run.steps) begin(run, epoch);
@@ -325,7 +312,7 @@ static void* start(void* argument) {
     const Worker& worker = *static_cast<Worker*>(argument);
     Run& run = *worker.run;
     while (!__atomic_load_n(&run.threads, __ATOMIC_ACQUIRE)) sched_yield();
-    work(run, *run.tiles[worker.t], worker.t);
+    work(run, *run.tile, worker.t);
     return nullptr;
 }
 
@@ -338,7 +325,7 @@ static void work_together(Run& run, int threads) {
         if (pthread_create(&workers[t].thread, nullptr, start, &workers[t])) break;
     }
     __atomic_store_n(&run.threads, t, __ATOMIC_RELEASE);
-    work(run, *run.tiles[0], 0);
+    work(run, *run.tile, 0);
     while (--t) pthread_join(workers[t].thread, nullptr);
 }
 
@@ -347,9 +334,8 @@ constexpr bool ON_STACK = PLAIN && sizeof(Passes) < 1 << 14;
 
 // What the calls of one training work with, one after the other: zeros at first. `n` samples are
 // shuffled.
-extern "C" int64_t memory_size(int threads, int64_t n) {
-    const int64_t tiles = ON_STACK ? 0 : sizeof(Copies) + (PLAIN ? 1 : threads) * sizeof(Passes);
-    return tiles + (n ? drawn_size(n) : 0);
+extern "C" int64_t memory_size(int64_t n) {
+    return (ON_STACK ? 0 : sizeof(Copies) + sizeof(Passes)) + (n ? drawn_size(n) : 0);
 }
 
 // Returns how many losses were written: those of all steps, or up to the first that is not finite,
@@ -358,11 +344,10 @@ extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, co
                          int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
                          real* losses, const uint64_t* seed, const int64_t* const* orders,
                          void* memory, int threads, double clip_norm, double clip_value) {
-    Passes* tiles[MOST_THREADS];
     double sums[MOST_THREADS], squares[MOST_THREADS], norms[MOST_THREADS];
     Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed, orders};
     run.clip_norm = clip_norm, run.clip_value = clip_value;
-    run.tiles = tiles, run.sums = sums, run.squares = squares, run.norms = norms;
+    run.sums = sums, run.squares = squares, run.norms = norms;
     char* place = static_cast<char*>(memory);
     if constexpr (ON_STACK) {
         Passes tile;
@@ -371,8 +356,7 @@ extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, co
     } else {
         threads = PLAIN ? 1 : threads;
         run.copies = reinterpret_cast<Copies*>(place), place += sizeof(Copies);
-        for (int t = 0; t < threads; ++t, place += sizeof(Passes))
-            tiles[t] = reinterpret_cast<Passes*>(place);
+        run.tile = reinterpret_cast<Passes*>(place), place += sizeof(Passes);
         run.drawn = reinterpret_cast<Drawn*>(place);
         work_together(run, threads);
     }

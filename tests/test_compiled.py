@@ -86,7 +86,8 @@ class Case(TrainingCase):
         ((2, 31, 1), 10, 4, "float32"),
         ((33, 1, 257, 2), 37, 37, "float64"),
         ((31, 33, 3), 70, 33, "float32"),
-        ((16, 64, 32, 10), 700, 500, "float64"),  # several tiles, and a smaller batch
+        ((16, 64, 32, 10), 700, 500, "float64"),  # and a smaller batch
+        ((16, 64, 32, 10), 5000, 4900, "float64"),  # several tiles, and then one
         ((257, 31, 33), 5, 1, "float32"),
         ((7, 300, 5), 40, 40, "float64"),
     ],

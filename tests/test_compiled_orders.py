@@ -1,4 +1,7 @@
-"""The compiled loop with orders that are given, those of a stream's windows, and the penalty."""
+"""The compiled loop with orders that are given, those of a stream's windows, and the penalty.
+
+Batches take several tiles.
+"""
 
 import threading
 
@@ -8,7 +11,8 @@ from cases import TOLERANCE
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import CompiledLoop
+from backprop_gpu import kernels
+from backprop_gpu.compiled import CompiledLoop, source
 from backprop_gpu.data import StreamedBatches
 from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
@@ -25,6 +29,19 @@ pytestmark = [
     pytest.mark.usefixtures("compiled_soon"),
 ]
 SIZES = {"plain": (3, 6, 2), "padded": (9, 37, 20, 3)}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """A tile has 6 samples, so that batches take several."""
+    read, size = kernels.read, "LEAST_TILE_BYTES = 8 << 20"
+    assert size in read("forward.hpp")
+    monkeypatch.setattr(
+        kernels, "read", lambda name: read(name).replace(size, "LEAST_TILE_BYTES = 1")
+    )
+    source._unit.cache_clear()
+    yield
+    source._unit.cache_clear()
 
 
 class Training:

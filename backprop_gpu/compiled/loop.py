@@ -150,7 +150,7 @@ class CompiledLoop:
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         self._train.argtypes = [*[pointer] * 5, *[integer] * 3, *[pointer] * 5, ctypes.c_int]
         self._train.argtypes += [ctypes.c_double] * 2
-        self._memory_size.argtypes = [ctypes.c_int, integer]
+        self._memory_size.argtypes = [integer]
         self._train.restype = self._memory_size.restype = integer
         self._memory = zeros(0)
         self._turn = threading.Lock()
@@ -232,7 +232,7 @@ class CompiledLoop:
 
     def _place_to_work(self, shuffled: int) -> int:
         """Return the address of the memory that calls keep, for so many shuffled samples."""
-        size = self._memory_size(self.threads, shuffled)
+        size = self._memory_size(shuffled)
         if len(self._memory) != size:
             self._memory = zeros(size)
         return self._memory.ctypes.data
