@@ -8,6 +8,9 @@
 // backprop_gpu.compiled writes `Activation<l>::g_prime(z, a)`, and `Loss` with canonical, of_rows,
 // term(z, a, y, m) and slope(z, a, y, m). WEIGHTED says whether samples count differently.
 
+constexpr int first_node(int l) { return biases_at(l) - WEIGHTS; }
+constexpr int NODES = first_node(L + 1);
+
 // What it leaves, and the gradient of the tiles so far.
 template <int l>
 struct Gradient : Gradient<l - 1> {
@@ -21,6 +24,8 @@ struct Gradient<0> {
     alignas(64) real targets[PLAIN ? 1 : TILE * stride(L)];
     alignas(64) real terms[TILE * stride(L)];
     real weights[WEIGHTED ? TILE : 1];
+    double C[TILE];  // of each sample
+    double squares[PENALIZES ? NODES : 1], norms[CLIPS ? NODES : 1];  // of each node; see train.cpp
     alignas(64) real zeros[PLAIN ? 1 : round_up(widest(), V)];
 };
 struct Passes : Tile<L>, Gradient<L> {};
@@ -49,9 +54,9 @@ INLINE void softmax_cross_entropy(const real* z, const real* y, real* terms) {
     for (int j = 0; j < size; ++j) terms[j] = y[j] > 0 ? y[j] * (log_sum - (z[j] - top)) : real(0);
 }
 
-// Equations 1 and 2 for the last layer, times `share`, 1/n: C is an average. Returns sum_i C_i.
-// Where samples count differently, n is the sum of their weights.
-INLINE double output(Passes& tile, int first, int rows, real share) {
+// Equations 1 and 2 for the last layer, times `share`, 1/n: C is an average. Where samples count
+// differently, n is the sum of their weights.
+INLINE void output(Passes& tile, int first, int rows, real share) {
     typedef Activation<L> g;
     const int at = first * stride(L);
     const real *a = tile.Tile<L>::a + at, *y = tile.y + at;
@@ -66,7 +71,6 @@ INLINE double output(Passes& tile, int first, int rows, real share) {
         if constexpr (Loss::of_rows) softmax_cross_entropy<OUTPUTS>(z + i, y + i, terms + i);
         if constexpr (g::softmax && !Loss::canonical) softmax_delta<OUTPUTS>(delta + i, a + i);
     }
-    double sum = 0;
     for (int r = 0; r < rows; ++r) {
         real C_i = 0;
         for (int n = 0; n < OUTPUTS; ++n) C_i += terms[r * stride(L) + n];
@@ -74,9 +78,8 @@ INLINE double output(Passes& tile, int first, int rows, real share) {
             C_i *= weights[r];
             for (int n = 0; n < OUTPUTS; ++n) delta[r * stride(L) + n] *= weights[r];
         }
-        sum += C_i;
+        tile.C[first + r] = C_i;
     }
-    return sum;
 }
 
 // Equations 2 and 4 from layer l down.

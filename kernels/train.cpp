@@ -4,8 +4,8 @@
 // of the weights in them, and CLIPS whether gradients are clipped.
 //
 // Threads share a tile's samples on the way forward and back, and then the nodes, each of which has
-// its gradient from all samples and its update from one thread. Where parts and losses are summed,
-// that has a fixed order: the same number of threads gives the same bits.
+// its gradient from all samples and its update from one thread. Losses are summed sample by sample,
+// and squares node by node: the number of threads changes no bit.
 
 struct Numbers {  // of a step
     double learning_rate, weight_decay, c0, c1;
@@ -35,9 +35,6 @@ struct Run {
     int threads;
 
     Passes* tile;
-    double* sums;     // of C_i, by each thread
-    double* squares;  // of the weights, the sums of each thread's
-    double* norms;    // of the gradient over clip_norm, the same
     Copies* copies;
     const int64_t* order;  // of the samples in this epoch; null: as they come
     Drawn* drawn;
@@ -106,17 +103,14 @@ INLINE Nodes nodes_of(const Run& run, int t) {
     return {border(SIZES[l], t, parts, V), border(SIZES[l], t + 1, parts, V)};
 }
 
-// Limits every number in rows of the gradient; returns the sum of their squares over clip_norm's.
-INLINE double limit(const Run& run, real* gradient, int rows, int columns, int ld) {
+// Limits numbers of the gradient; returns the sum of their squares over clip_norm's.
+INLINE double limit(const Run& run, real* g, int count) {
     const real most = run.clip_value;
     double sum = 0;
-    for (int r = 0; r < rows; ++r) {
-        real* g = gradient + r * ld;
-        for (int k = 0; k < columns; ++k) {
-            g[k] = g[k] > most ? most : g[k] < -most ? -most : g[k];
-            const double relative = g[k] / run.clip_norm;
-            sum += relative * relative;
-        }
+    for (int k = 0; k < count; ++k) {
+        g[k] = g[k] > most ? most : g[k] < -most ? -most : g[k];
+        const double relative = g[k] / run.clip_norm;
+        sum += relative * relative;
     }
     return sum;
 }
@@ -147,15 +141,14 @@ INLINE void copy_weights(const Run& run, int from, int to) {
     copy_transposed<l>(run.parameters, run.copies, from, to);
 }
 
-// The sum of squares of rows `from` to `to` of W. A function of its own: however its callers are
-// compiled, the bits are the same.
+// Squares every row of W. A function of its own: however its callers are compiled, the bits are the
+// same.
 template <int l>
-static __attribute__((noinline)) double squares_of(const real* parameters, int from, int to) {
+static __attribute__((noinline)) void square(const real* parameters, double* squares, int from,
+                                             int to) {
     constexpr int K = SIZES[l - 1];
     const real* W = parameters + weights_at(l);
-    double sum = 0;
-    for (int n = from; n < to; ++n) sum += dot<K>(W + n * K, W + n * K);
-    return sum;
+    for (int n = from; n < to; ++n) squares[n] = dot<K>(W + n * K, W + n * K);
 }
 
 // What a tile adds to the gradient of thread t's nodes in every layer.
@@ -166,22 +159,20 @@ INLINE void gradients(const Run& run, Passes& tile, int t, int rows, bool first)
     if constexpr (l < L) gradients<l + 1>(run, tile, t, rows, first);
 }
 
-// Limits it; returns the sum of its squares over clip_norm's.
+// Limits it, and squares it over clip_norm.
 template <int l>
-INLINE double limits(const Run& run, Passes& tile, int t) {
+INLINE void limits(const Run& run, Passes& tile, int t) {
     constexpr int K = SIZES[l - 1], ld = stride(l - 1);
     const auto [from, to] = nodes_of<l>(run, t);
-    double sum = limit(run, tile.Gradient<l>::dC_dW + from * ld, to - from, K, ld);
-    sum += limit(run, tile.Gradient<l>::dC_db + from, 1, to - from, 0);
-    if constexpr (l < L) sum += limits<l + 1>(run, tile, t);
-    return sum;
+    for (int n = from; n < to; ++n)
+        tile.norms[first_node(l) + n] = limit(run, tile.Gradient<l>::dC_dW + n * ld, K) +
+                                        limit(run, tile.Gradient<l>::dC_db + n, 1);
+    if constexpr (l < L) limits<l + 1>(run, tile, t);
 }
 
-// Thread t's nodes in every layer; where there are no numbers, only the copies. Returns the sum of
-// squares of their new weights, if anybody needs it.
+// Thread t's nodes in every layer; where there are no numbers, only what is known of the weights.
 template <int l>
-INLINE double update(const Run& run, const Passes& tile, int t, const Numbers* numbers,
-                     real scale) {
+INLINE void update(const Run& run, Passes& tile, int t, const Numbers* numbers, real scale) {
     constexpr int K = SIZES[l - 1], ld = stride(l - 1);
     const auto [from, to] = nodes_of<l>(run, t);
     if (numbers) {
@@ -191,9 +182,8 @@ INLINE double update(const Run& run, const Passes& tile, int t, const Numbers* n
               *numbers, 0);
     }
     copy_weights<l>(run, from, to);
-    double squares = PENALIZES ? squares_of<l>(run.parameters, from, to) : 0;
-    if constexpr (l < L) squares += update<l + 1>(run, tile, t, numbers, scale);
-    return squares;
+    if (PENALIZES) square<l>(run.parameters, tile.squares + first_node(l), from, to);
+    if constexpr (l < L) update<l + 1>(run, tile, t, numbers, scale);
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
@@ -242,20 +232,17 @@ INLINE double weight_of(const Run& run, int64_t first, int64_t count) {
     return sum;
 }
 
-// A tile's samples `from` to `to`, forward and back; returns the sum of their C_i. The tile begins
-// with the epoch's sample `start`.
-INLINE double pass(const Run& run, Passes& tile, int64_t start, int from, int to, real share) {
-    if (from == to) return 0;
+// A tile's samples `from` to `to`, forward and back. It begins with the epoch's sample `start`.
+INLINE void pass(const Run& run, Passes& tile, int64_t start, int from, int to, real share) {
+    if (from == to) return;
     gather(run, tile, start, from, to);
     forward<L>(run.parameters, run.copies, tile, from, to - from);
-    const double sum = output(tile, from, to - from, share);
+    output(tile, from, to - from, share);
     backward<L>(run.parameters, run.copies, tile, from, to - from);
-    return sum;
 }
 
-INLINE double total(const double* parts, int count) {
-    double sum = parts[0];
-    for (int i = 1; i < count; ++i) sum += parts[i];
+INLINE double added(double sum, const double* more, int count) {
+    for (int i = 0; i < count; ++i) sum += more[i];
     return sum;
 }
 
@@ -265,35 +252,37 @@ static void work(Run& run, Passes& tile, int t) {
     if (!PLAIN && t == 0) tile.x = tile.inputs, tile.y = tile.targets;
     const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
-    double squares = update<1>(run, tile, t, nullptr, 1);
+    update<1>(run, tile, t, nullptr, 1);
     if (t == 0) begin(run, epoch);
     meet(run);
     for (int64_t step = 0; step < run.steps; ++step) {
         const int64_t start = batch * BATCH, left = run.n - start;
         const int64_t count = left < BATCH ? left : BATCH;
         const double weight = weight_of(run, start, count);
-        run.sums[t] = 0, run.squares[t] = squares;
+        const double squares = PENALIZES ? added(0, tile.squares, NODES) : 0;
+        double sum = 0;
         for (int64_t i = 0; i < count; i += TILE) {
             const int rows = count - i < TILE ? count - i : TILE;
             if (i) meet(run);
-            run.sums[t] += pass(run, tile, start + i, border(rows, t, threads, ROWS),
-                                border(rows, t + 1, threads, ROWS), 1 / weight);
+            pass(run, tile, start + i, border(rows, t, threads, ROWS),
+                 border(rows, t + 1, threads, ROWS), 1 / weight);
             meet(run);
+            sum = added(sum, tile.C, rows);
             gradients<1>(run, tile, t, rows, i == 0);
         }
-        double loss = total(run.sums, threads) / weight;
-        if (PENALIZES) loss += run.numbers[step].weight_decay / 2 * total(run.squares, threads);
+        double loss = sum / weight;
+        if (PENALIZES) loss += run.numbers[step].weight_decay / 2 * squares;
         const real C = loss;
         if (t == 0) run.losses[step] = C, run.done = step + 1;
         if (!(entries::fabs(C) < INFINITE)) return;
         real scale = 1;
         if (CLIPS) {
-            run.norms[t] = limits<1>(run, tile, t);
+            limits<1>(run, tile, t);
             meet(run);
-            const double square = total(run.norms, threads);
+            const double square = added(0, tile.norms, NODES);
             if (!(square <= 1)) scale = 1 / __builtin_sqrt(square);
         }
-        squares = update<1>(run, tile, t, run.numbers + step, scale);
+        update<1>(run, tile, t, run.numbers + step, scale);
         if (++batch == batches) {
             batch = 0, ++epoch;
             if (t == 0 && step + 1 < run.steps) begin(run, epoch);
@@ -344,10 +333,8 @@ extern "C" int64_t train(real* parameters, real* s0, real* s1, const real* x, co
                          int64_t n, int64_t first_step, int64_t steps, const Numbers* numbers,
                          real* losses, const uint64_t* seed, const int64_t* const* orders,
                          void* memory, int threads, double clip_norm, double clip_value) {
-    double sums[MOST_THREADS], squares[MOST_THREADS], norms[MOST_THREADS];
     Run run = {parameters, s0, s1, x, y, n, first_step, steps, numbers, losses, seed, orders};
     run.clip_norm = clip_norm, run.clip_value = clip_value;
-    run.sums = sums, run.squares = squares, run.norms = norms;
     char* place = static_cast<char*>(memory);
     if constexpr (ON_STACK) {
         Passes tile;

@@ -183,16 +183,22 @@ def test_runs_of_one_loop_take_turns():
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads(threads):
-    """They share a batch, also one smaller than they are many; two runs agree to the bit."""
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("sizes", "n", "batch_size"),
+    [((33, 20, 17, 10), 101, 50), ((7, 130, 257, 10), 200, 99), ((16, 64, 32, 10), 5000, 4900)],
+)
+def test_the_number_of_threads_changes_no_bit(sizes, n, batch_size, dtype):
+    """They share a batch, also one smaller than they are many."""
     case = Case(
-        *((33, 20, 17, 10), ["relu", "silu", "softmax"], "categorical_cross_entropy"),
-        **{"n": 101, "batch_size": 50, "seed": 2, "threads": threads, "dtype": "float32"},
+        *(sizes, ["relu", "silu", "softmax"], "categorical_cross_entropy"),
+        **{"n": n, "batch_size": batch_size, "seed": 2, "dtype": dtype},
     )
     case.check()
-    for first, second in zip(case.by_loop(), case.by_loop(), strict=True):
-        np.testing.assert_array_equal(first, second)
+    alone = case.by_loop()
+    for case.threads in (1, 2, 3, 7):
+        for shared, expected in zip(case.by_loop(), alone, strict=True):
+            np.testing.assert_array_equal(shared, expected)
 
 
 @needs_compiler
@@ -278,10 +284,11 @@ def test_reasons():
 def test_large_networks_are_left_to_blas():
     assert worth_it((5, 3, 5, 4), 1, "float64")
     assert worth_it((128, 256, 256, 1), 1024, "float32")
-    assert worth_it((784, 512, 10), 128, "float32")
+    assert worth_it((784, 1024, 1024, 10), 1024, "float32")
+    assert not worth_it((784, 1024, 1024, 10), 1024, "float64")
     assert not worth_it((784, 512, 10), 128, "float32", mkl=True)
-    assert not worth_it((784, 1024, 1024, 10), 1024, "float32")
-    assert worth_it((784, 1024, 1024, 10), 1, "float32")
+    assert not worth_it((784, 2048, 2048, 10), 1024, "float32")
+    assert worth_it((784, 2048, 2048, 10), 1, "float32")
 
 
 def test_without_a_compiler(monkeypatch, tmp_path):

@@ -215,13 +215,39 @@ def test_without_mkl_numpy_multiplies(installed):
     assert reason == "device='cpu' was asked for"
 
 
-def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path):
+def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "is_intels", lambda: True)
     library = tmp_path / "libmkl_rt.so.9"
     library.write_bytes(Path(stand_in_library("mkl_stand_in.cpp")._name).read_bytes())
     assert installed(tmp_path / "libmkl_core.so.9", library) is not None
     backend, reason = choose_backend("cpu")
     assert backend.descends(1e12)
     assert reason == "device='cpu' was asked for; MKL multiplies"
+
+
+def test_mkl_is_for_intels_processors(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "is_intels", lambda: False)
+    library = tmp_path / "libmkl_rt.so.8"
+    library.write_bytes(Path(stand_in_library("mkl_stand_in.cpp")._name).read_bytes())
+    assert (opened := installed(library)) is not None
+    backend, reason = choose_backend("cpu")
+    assert not backend.descends(1e12)
+    assert reason == "device='cpu' was asked for; MKL is left out: the processor is not Intel's"
+    assert NumpyBackend(mkl=opened).descends(1e12)
+
+
+@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
+@pytest.mark.parametrize("linux", [True, False])
+def test_whose_the_processor_is(vendor, linux, monkeypatch):
+    def read(path):
+        assert str(path) == "/proc/cpuinfo"
+        if not linux:
+            raise FileNotFoundError(path)
+        return f"processor : 0\nvendor_id : {vendor}\n"
+
+    monkeypatch.setattr(mkl.Path, "read_text", read)
+    monkeypatch.setattr(mkl.platform, "processor", lambda: "" if linux else f"Family 6, {vendor}")
+    assert mkl.is_intels.__wrapped__() == (vendor == "GenuineIntel")
 
 
 def test_mkls_threads_are_those_of_the_openmp_beside_it(installed, tmp_path):

@@ -218,12 +218,12 @@ class TestPath:
         assert "small" in predict.why
 
     def test_large_networks_are_left_to_blas(self):
-        predict = network((784, 1024, 1024, 10), ("relu", "relu", "softmax")).predictor()
+        predict = network((784, 2048, 2048, 10), ("relu", "relu", "softmax")).predictor()
         assert predict.path == "steps"
         if compiler.compiler():
             assert "BLAS" in predict.why
-        assert worth_it((512, 512, 512), "float32")
-        assert not worth_it((512, 512, 512), "float64")
+        assert worth_it((784, 1024, 1024, 10), "float32")
+        assert not worth_it((784, 1024, 1024, 10), "float64")
 
     def test_without_a_compiler(self, no_compiler):
         net, x = network(), samples(33)

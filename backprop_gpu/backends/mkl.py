@@ -1,16 +1,18 @@
 """Matrix products on the CPU by Intel's MKL, where it is installed (extra ``mkl``).
 
-On large matrices it is faster than the BLAS that NumPy has, and it can update a matrix in one with
-the product that is added to it. The functions are those of its C interface, by ctypes.
+On Intel's processors it is faster with large matrices than the BLAS that NumPy has, and it can
+update a matrix in one with the product that is added to it. The functions are those of its C
+interface, by ctypes.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import CDLL, Structure, c_double, c_float, c_int, c_void_p, cast
 from functools import cache, partial
 from importlib import metadata
@@ -25,6 +27,8 @@ OPENMP = "libiomp5.so"  # whose threads are MKL's
 # Of mkl_cblas.h and mkl_service.h.
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112
 THREADS_OF_INTEL = 0
+
+INTEL = "GenuineIntel"  # what a processor says of itself
 
 
 class Team(Structure):
@@ -109,6 +113,14 @@ def _matrix(X: Array) -> tuple[int, c_void_p, int]:
     """Return whether X is a transpose, its address, which keeps it alive, and its row's length."""
     address = X.ctypes.data_as(c_void_p)
     return (NO_TRANS, address, X.shape[1]) if X.flags.c_contiguous else (TRANS, address, X.shape[0])
+
+
+@cache
+def is_intels() -> bool:
+    """Return whether the processor is Intel's."""
+    with suppress(OSError):
+        return INTEL in Path("/proc/cpuinfo").read_text()
+    return INTEL in platform.processor()
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import weight_count
 from backprop_gpu.compiled.compiler import load, zeros
-from backprop_gpu.compiled.loop import Floats, why_no_library
+from backprop_gpu.compiled.loop import MOST_BYTES, Floats, why_no_library
 from backprop_gpu.compiled.source import MOST_THREADS, prediction_source
 from backprop_gpu.compiled.threads import worth_waking
 from backprop_gpu.errors import DomainError, check_count
@@ -43,7 +43,7 @@ def worth_it(layer_sizes: Sequence[int], dtype: Any) -> bool:
     #     512-512-512         float32    2.0      2.5    3.9    1.4    0.9
     #     784-1024-10         float32    3.1      1.3    4.9    1.2    0.9
     #     512-512-512         float64    4.0      1.3    2.0    0.8    0.5
-    return weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= 1 << 21
+    return weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= MOST_BYTES
 
 
 class CompiledForward:

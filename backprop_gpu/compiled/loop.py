@@ -24,6 +24,7 @@ Floats = NDArray[np.floating[Any]]
 
 MOST_LAYERS = 16  # each takes the compiler a fraction of a second more
 MOST_WEIGHTS = 1 << 26  # of which there are four copies
+MOST_BYTES = 1e7  # of weights, where nobody insists: BLAS is as fast with larger ones
 
 
 def why_not(
@@ -72,7 +73,7 @@ def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bo
     #     784-800-800-10    128   float32  5.1    0.9
     #     784-1024-1024-10   64   float32  7.4    0.7
     weights = weight_count(layer_sizes)
-    small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= 2.5e6
+    small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= MOST_BYTES
     return small or batch_size < BLOCK_BATCH
 
 
@@ -94,7 +95,7 @@ class CompiledLoop:
     batch_size : int
         Samples in a batch; the last one of an epoch may be smaller.
     threads : int
-        How many share each batch. The same number gives the same bits. Batches of very few
+        How many share each batch; their number changes no bit. Batches of very few
         samples are one thread's.
     penalizes : bool
         Whether the losses have the penalty of the weights in them; see `Step`.
