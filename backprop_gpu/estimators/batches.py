@@ -15,6 +15,7 @@ from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, PIECE
 from backprop_gpu.training.batches import ArrayBatches, Batches, batch_counts
+from backprop_gpu.training.weighting import WeightedBatches, with_weights
 
 NO_WEIGHT = (
     "Weights sum to zero, can't be normalized: those of a batch; leave out samples of weight 0, or "
@@ -52,11 +53,7 @@ class Samples:
 
     def targets(self, backend: Backend) -> Array:
         """Return y, with the weights as one more column if there are any."""
-        if self.weights is None:
-            return self.y
-        weights = self.weights * (len(self) / self.weights.sum())
-        column = backend.asarray(weights[:, None], self.y.dtype)
-        return backend.xp.concatenate([self.y, column], axis=1)
+        return self.y if self.weights is None else with_weights(self.y, self.weights, backend)
 
     def weight_sums(self, order: NDArray[np.int64], batch_size: int) -> NDArray[np.float64]:
         """Return how much the batches of an epoch count: as many samples, if there are no weights.
@@ -126,23 +123,6 @@ class SparseBatches:
         x[...] = self._backend.asarray(dense(self.x[rows]), y.dtype)
         self._backend.gather(self.y, self._backend.asarray(rows, rows.dtype), y)
         return len(rows)
-
-
-class WeightedBatches:
-    """Batches whose weights, the last column of their targets, are 1 on average in each."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.unscaled = batches
-        self.batch_size, self.per_epoch = batches.batch_size, batches.per_epoch
-
-    def arrays(self) -> tuple[Array, Array]:
-        return self.unscaled.arrays()
-
-    def load(self, step: int) -> int:
-        count = self.unscaled.load(step)
-        weights = self.arrays()[1][:count, -1]
-        weights *= count / weights.sum()
-        return count
 
 
 class OneBatch:

@@ -13,12 +13,12 @@ from sklearn.utils.optimize import _check_optimize_result
 from backprop_gpu.arrays import dense
 from backprop_gpu.backends import Backend
 from backprop_gpu.estimators.batches import Samples
-from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import feed_forward, propagate_back
 from backprop_gpu.training.history import Epoch
 from backprop_gpu.training.paths.workspace import Workspace
+from backprop_gpu.training.weighting import weighted
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP

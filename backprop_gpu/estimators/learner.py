@@ -9,18 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
-from backprop_gpu.compiled import or_numpy
-from backprop_gpu.estimators.batches import SparseBatches, WeightedBatches
-from backprop_gpu.estimators.losses import Weighted
+from backprop_gpu.estimators.batches import SparseBatches
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import SGD, Adam, write_factors
 from backprop_gpu.training.batches import ArrayBatches, Batches
-from backprop_gpu.training.paths.compiled_steps import CompiledSteps
 from backprop_gpu.training.paths.runner import StepRunner
-from backprop_gpu.training.paths.single_steps import Steps
+from backprop_gpu.training.planned import planned_steps
 from backprop_gpu.training.planning import PathName, plan
 from backprop_gpu.training.streams import StreamBatches
+from backprop_gpu.training.weighting import WeightedBatches
 
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
@@ -48,7 +46,7 @@ class Learner:
     estimator : BaseMLP
     net : MLP
     loss : Loss
-        Of the targets that the batches have: with a column of weights, or without.
+        Of the samples, without their weights.
     batches : Batches
     epochs : int
         For how many the steps are planned.
@@ -129,14 +127,12 @@ class Learner:
     def _new_steps(
         self, batches: Batches, loss: Loss, epochs: int, path: PathName
     ) -> tuple[StepRunner, PathName]:
-        net, optimizer, penalizes = self.net, self._optimizer, bool(self.estimator.alpha)
-        given, entry = batches, loss
-        if isinstance(batches, WeightedBatches) and isinstance(loss, Weighted):
-            given, entry = batches.unscaled, loss.unweighted or loss
+        net, optimizer = self.net, self._optimizer
+        given = batches.unscaled if isinstance(batches, WeightedBatches) else batches
         chosen = plan(
             net,
             samples=batches.batch_size * (batches.per_epoch or 1),
-            loss=entry,
+            loss=loss,
             optimizer=optimizer,
             epochs=epochs,
             batch_size=batches.batch_size,
@@ -144,23 +140,16 @@ class Learner:
             streams=isinstance(given, StreamBatches),
             singly=_needs_single_steps(net, given),
         )
-        with or_numpy(insists=path == chosen.path, stacklevel=7):
-            if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
-                compiled = CompiledSteps(
-                    net,
-                    given,
-                    entry,
-                    optimizer,
-                    None,
-                    chosen.threads or 1,
-                    penalizes=penalizes,
-                    weighted=entry is not loss,
-                )
-                return compiled, "compiled"
-            if chosen.path == "fused":
-                fused = Steps(net, batches, loss, optimizer, penalizes=penalizes, fuses=True)
-                return fused, "fused"
-        return Steps(net, batches, loss, optimizer, penalizes=penalizes), "steps"
+        return planned_steps(
+            net,
+            batches,
+            loss,
+            optimizer,
+            chosen,
+            insists=path == chosen.path,
+            stacklevel=8,
+            penalizes=bool(self.estimator.alpha),
+        )
 
     def _step_sizes(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the steps' learning rates: Adam's with both bias corrections in them."""

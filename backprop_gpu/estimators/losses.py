@@ -1,4 +1,4 @@
-"""The losses of scikit-learn's networks, as entries for the core; and losses of weighted samples.
+"""The losses of scikit-learn's networks, as entries for the core.
 
 They are what scikit-learn computes, so that the same data give the same `loss_curve_`, and the
 same number of epochs. Its log losses clip the probability of what is right at the machine's
@@ -7,11 +7,8 @@ epsilon; the core's cross-entropies, which are exact, would give a higher loss t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.losses import Loss
 
@@ -88,48 +85,3 @@ BINARY_LOG_LOSS = Loss(
     cuda_gradient="(real(1) - y) / (real(1) - a) - y / a",
     cuda_canonical=(f"-(y * log({_CLIPPED}) + (real(1) - y) * log(real(1) - {_CLIPPED}))"),
 )
-
-
-@dataclass(frozen=True)
-class Weighted(Loss):
-    """A loss whose targets have one more column: how much a sample counts, 1 on average."""
-
-    unweighted: Loss | None = None
-
-    def output_delta(
-        self,
-        xp: ArrayModule,
-        activation: Activation,
-        z: Array,
-        a: Array,
-        y: Array,
-        C: Array,
-        dC_da: Array | None,
-        delta: Array | None,
-        n: int | None = None,
-    ) -> None:
-        if delta is None or not self.is_canonical_for(activation):
-            super().output_delta(xp, activation, z, a, y, C, dC_da, delta, n)
-            return
-        dC_da = None if dC_da is delta else dC_da
-        super().output_delta(xp, activation, z, a, y, C, dC_da, None, n)
-        xp.subtract(a, y[:, :-1], out=delta)
-        delta *= y[:, -1:] / (n or len(a))
-
-
-def weighted(loss: Loss) -> Loss:
-    """Return the loss of samples that count differently: their weights are y's last column."""
-    of_z = loss.canonical_value
-
-    def value_of_z(xp: ArrayModule, z: Array, y: Array) -> Array:
-        assert of_z is not None
-        return y[:, -1] * of_z(xp, z, y[:, :-1])
-
-    return Weighted(
-        loss.name,
-        value=lambda xp, a, y: y[:, -1] * loss.value(xp, a, y[:, :-1]),
-        gradient=lambda xp, a, y: y[:, -1:] * loss.gradient(xp, a, y[:, :-1]),
-        canonical=loss.canonical,
-        canonical_value=None if of_z is None else value_of_z,
-        unweighted=loss,
-    )

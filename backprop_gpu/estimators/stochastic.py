@@ -14,7 +14,6 @@ from sklearn.model_selection import train_test_split
 from backprop_gpu.estimators.batches import Samples, batches_of
 from backprop_gpu.estimators.checkpoints import FitCheckpoints
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
-from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -114,11 +113,10 @@ class Training:
         self.per_epoch = batches.per_epoch or 1
         counts = batch_counts(len(samples), self.batch_size, np.arange(self.per_epoch))
         self.shares = counts / len(samples)
-        entry = loss if samples.weights is None else weighted(loss)
         path = estimator.path
         if path == "auto" and checkpoints is not None:
             path = checkpoints.path_of_newest(net.device) or path
-        self.learner = Learner(estimator, net, entry, batches, min(self.max_iter, PLANNED), path)
+        self.learner = Learner(estimator, net, loss, batches, min(self.max_iter, PLANNED), path)
 
     def run(self) -> None:
         """Train until the rule says stop, or for `max_iter` epochs."""

@@ -27,10 +27,10 @@ from backprop_gpu.errors import DomainError, DtypeError, ShapeError, brief, coun
 from backprop_gpu.estimators.base import Y_SHAPES, BaseMLP, check_weights, on_cpu
 from backprop_gpu.estimators.batches import NO_WEIGHT, OneBatch
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
-from backprop_gpu.estimators.losses import weighted
 from backprop_gpu.estimators.notes import Notes
 from backprop_gpu.training.batches import batch_counts
 from backprop_gpu.training.streams import StreamBatches
+from backprop_gpu.training.weighting import WeightedBatches
 
 CHUNK = 64  # steps between two looks at the losses
 
@@ -185,7 +185,8 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
                     total, samples = _learn_files(learner, feed, stream.epoch)
             else:
                 batch = OneBatch(net, outputs + has_weights)
-                learner = Learner(estimator, net, weighted(loss) if has_weights else loss, batch)
+                given = WeightedBatches(batch) if has_weights else batch
+                learner = Learner(estimator, net, loss, given)
                 with closing(batches.epoch(stream.epoch, room=batch.room)) as epoch:
                     total, samples = _learn_batches(learner, epoch, has_weights=has_weights)
         # What is noted is what scikit-learn does.
@@ -240,8 +241,6 @@ def _learn_batches(
         count = float(y[:, -1].sum()) if has_weights else len(x)
         if not count:
             raise ZeroDivisionError(NO_WEIGHT)
-        if has_weights:
-            y[:, -1] *= len(x) / count
         (C,) = learner.learn(range(step, step + 1), rate, np.array([count])).tolist()
         if not math.isfinite(C):
             raise ValueError(NON_FINITE)

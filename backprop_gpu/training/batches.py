@@ -25,7 +25,8 @@ class Batches(Protocol):
         Batches in an epoch; None where only its end tells.
     """
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int: ...
 
     @property
     def per_epoch(self) -> int | None: ...

@@ -15,7 +15,6 @@ from typing import Any
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
-from backprop_gpu.compiled import or_numpy
 from backprop_gpu.errors import (
     DomainError,
     MissingExtraError,
@@ -30,12 +29,9 @@ from backprop_gpu.training.batches import ArrayBatches, shuffled_batches
 from backprop_gpu.training.checkpoints import Checkpoints
 from backprop_gpu.training.glimpse import glimpse_of
 from backprop_gpu.training.history import Epoch, History
-from backprop_gpu.training.paths.compiled_steps import CompiledSteps
-from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
-from backprop_gpu.training.paths.runner import StepRunner
-from backprop_gpu.training.paths.single_steps import Steps
 from backprop_gpu.training.paths.step import Limits
-from backprop_gpu.training.planning import PathName, Plan, plan
+from backprop_gpu.training.planned import planned_steps
+from backprop_gpu.training.planning import PathName, plan
 from backprop_gpu.training.run import Run
 from backprop_gpu.training.stopping import BestEpoch, EarlyStopping
 from backprop_gpu.training.streams import StreamBatches, stream_batches
@@ -193,8 +189,16 @@ def train(
         closing(stream) if stream else nullcontext(),
         _clocked(history, epochs, net.backend),
     ):
-        steps, history.path = _step_runner(
-            net, batches, entry, optimizer, chosen, order_seed, limits, insists=path == chosen.path
+        steps, history.path = planned_steps(
+            net,
+            batches,
+            entry,
+            optimizer,
+            chosen,
+            insists=path == chosen.path,
+            stacklevel=3,
+            seed=order_seed,
+            limits=limits,
         )
         run = Run(steps, history)
         in_memory = (*(() if stream else (x, y)), *(held_out or ()))
@@ -286,31 +290,6 @@ def _needs_single_steps(stream: StreamBatches | None, limits: Limits) -> str | N
     if stream is not None and stream.per_epoch is None:
         return "a stream of batches"
     return None if limits.sample_norm is None else "clipping the gradients of samples"
-
-
-def _step_runner(
-    net: MLP,
-    batches: ArrayBatches | StreamBatches,
-    loss: Loss,
-    optimizer: Optimizer,
-    chosen: Plan,
-    seed: int | None,
-    limits: Limits,
-    *,
-    insists: bool,
-) -> tuple[StepRunner, PathName]:
-    """Return what runs the steps, and its path: NumPy's if the planned one does not compile."""
-    with or_numpy(insists=insists, stacklevel=3):
-        if chosen.path == "compiled":
-            own = seed if isinstance(batches, ArrayBatches) else None  # a stream shuffles itself
-            threads = chosen.threads or 1
-            steps = CompiledSteps(net, batches, loss, optimizer, own, threads, limits=limits)
-            return steps, "compiled"
-        if chosen.path == "fused":
-            return Steps(net, batches, loss, optimizer, limits=limits, fuses=True), "fused"
-    if chosen.path == "one launch" and isinstance(batches, ArrayBatches):
-        return OneLaunchSteps(net, batches, loss, optimizer, seed, limits), "one launch"
-    return Steps(net, batches, loss, optimizer, limits=limits), "steps"
 
 
 def _check_helpers(
