@@ -60,6 +60,16 @@ def test_a_fit_that_was_killed_ends_with_the_same_model(settings, kind, tmp_path
         assert everything(fitted(kind, resume=True, **options)) == whole
 
 
+@pytest.mark.parametrize("batch_size", [20, 90])
+def test_a_fit_of_classes_that_count_differently(batch_size, tmp_path):
+    options = {"class_weight": {0: 0.3, 1: 1, 2: 1.7}, "batch_size": batch_size, "dtype": "float32"}
+    whole = everything(fitted(**options))
+    options |= {"checkpoint": tmp_path}
+    with pytest.raises(Killed):
+        fitted(callbacks=[killed_after(5)], **options)
+    assert everything(fitted(resume=True, **options)) == whole
+
+
 def test_a_fit_that_has_ended_is_not_gone_on_with(tmp_path):
     options = {"checkpoint": tmp_path, "tol": 0.5, "n_iter_no_change": 2}
     one = fitted(**options)
