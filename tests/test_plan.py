@@ -29,6 +29,7 @@ def planned(net=None, **options):
 def test_many_steps_of_a_small_network_are_compiled():
     assert planned().path == "compiled"
     assert planned(streams=True).path == "compiled"
+    assert planned(weighted=True).path == "compiled"
     assert planned(path="compiled", epochs=1).why == "asked for"
 
 
@@ -50,6 +51,7 @@ def test_the_reasons_for_single_steps(backend):
             elsewhere, singly="clipping the gradients of samples"
         )
         reasons["streaming takes"] = planned(elsewhere, streams=True)
+        reasons["weighing samples takes"] = planned(elsewhere, weighted=True)
         reasons["too few to be worth compiling them (an estimate)"] = planned(elsewhere, epochs=10)
     for reason, chosen in reasons.items():
         assert chosen.path in ("steps", "fused")

@@ -26,8 +26,8 @@ class History:
     Attributes
     ----------
     loss : list of float
-        The loss of the training data, each batch's taken before its update and weighted by its
-        samples. With one batch an epoch: the loss before the epoch's update.
+        The loss of the training data: the average of the batches', each taken before its update,
+        by their numbers of samples. With one batch an epoch: the loss before the epoch's update.
     validation_loss : list of float
         The loss of the validation data after the epoch; empty without validation data.
     learning_rate : list of float

@@ -69,6 +69,7 @@ def plan(
     batch_size: int | None = None,
     path: PathName = "auto",
     streams: bool = False,
+    weighted: bool = False,
     singly: str | None = None,
     networks: int = 1,
 ) -> Plan:
@@ -83,6 +84,8 @@ def plan(
         As for `train`.
     streams : bool
         Whether the data lie in files.
+    weighted : bool
+        Whether samples count differently, by `sample_weight`.
     singly : str, optional
         What needs single steps, in words for the reason: "clipping the gradients of samples".
     networks : int, optional
@@ -110,7 +113,7 @@ def plan(
     flops = net.step_flops(rows)
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
     if isinstance(net.backend, CudaBackend):
-        singly = singly or ("streaming" if streams else None)
+        singly = singly or ("streaming" if streams else "weighing samples" if weighted else None)
         if path in ("auto", "one launch"):
             return _plan_on_gpu(net, entry, optimizer, rows, steps, path, singly, networks)
     obstacles = {

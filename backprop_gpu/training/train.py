@@ -35,6 +35,7 @@ from backprop_gpu.training.planning import PathName, plan
 from backprop_gpu.training.run import Run
 from backprop_gpu.training.stopping import BestEpoch, EarlyStopping
 from backprop_gpu.training.streams import StreamBatches, stream_batches
+from backprop_gpu.training.weighting import WeightedBatches, weigh
 
 Callback = Callable[[Epoch], bool | None]
 
@@ -44,6 +45,7 @@ def train(
     x: Any,
     y: Any = None,
     *,
+    sample_weight: Any = None,
     loss: str | Loss = "mse",
     optimizer: Optimizer | None = None,
     epochs: int = 1,
@@ -76,6 +78,10 @@ def train(
     y : array_like, shape (n, outputs)
         The desired outputs. If y is None, x is an iterable of batches (x, y), or a function of
         the epoch that returns one.
+    sample_weight : array_like, shape (n,), optional
+        How much each sample of arrays in memory counts, 0 or above: the loss of a batch is
+        ``C = sum_i w_i C_i / sum_i w_i``, here and in `History.loss`. Samples of weight 0 are left
+        out. Default: all count the same.
     loss : str or Loss
     optimizer : Optimizer, optional
         Default: ``SGD(learning_rate=0.01)``. Its state (momentum) starts anew in every call.
@@ -89,7 +95,7 @@ def train(
     seed : int
         Decides these orders, which are the same on every device.
     validation : (x, y), optional
-        Data whose loss is computed after every epoch.
+        Data whose loss is computed after every epoch; all of them count the same.
     early_stopping : EarlyStopping, optional
     clip_norm : float, optional
         Scale the gradient of all parameters together to at most this Euclidean norm.
@@ -97,7 +103,7 @@ def train(
         Clip every entry of the gradient to at most this magnitude.
     clip_sample_norm : float, optional
         Scale every sample's own gradient to at most this norm before averaging, so that no single
-        sample moves the network far.
+        sample moves the network far. With `sample_weight` it is times ``n w_i / sum_i w_i`` first.
     callbacks : sequence of callable (Epoch) -> bool or None
         Called after every epoch. The training stops if one returns True, or raises.
     progress : bool or callable (Run)
@@ -161,11 +167,17 @@ def train(
     order_seed = seed if shuffle else None
     stream = stream_batches(net, x, y, entry, batch_size=batch_size, epochs=epochs, seed=order_seed)
     batches: ArrayBatches | StreamBatches
+    weighs = False
     if stream is None:
-        x, y = net.check_data(x, y, entry)
+        x, y, weighs = weigh(*net.check_data(x, y, entry), sample_weight, net.backend)
         batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
-    else:
+    elif sample_weight is None:
         batches = stream
+    else:
+        raise DomainError(
+            "sample_weight is for arrays in memory, and these data are streamed; give arrays, "
+            "numpy.array(x) and numpy.array(y), or give the loss a weight that depends on y"
+        )
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
     checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
     if path == "auto":
@@ -179,6 +191,7 @@ def train(
         batch_size=batch_size,
         path=path,
         streams=stream is not None,
+        weighted=weighs,
         singly=_needs_single_steps(stream, limits),
     )
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
@@ -191,7 +204,7 @@ def train(
     ):
         steps, history.path = planned_steps(
             net,
-            batches,
+            WeightedBatches(batches) if weighs else batches,
             entry,
             optimizer,
             chosen,

@@ -6,14 +6,65 @@ are brought to 1 on average, so that the 1/n stays in its one place: C = (1/n) s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.activations import Activation
-from backprop_gpu.arrays import Array, ArrayModule
+from backprop_gpu.arrays import Array, ArrayModule, check_finite, numeric
 from backprop_gpu.backends import Backend
+from backprop_gpu.errors import ShapeError, check_not_negative, check_positive
 from backprop_gpu.losses import Loss
 from backprop_gpu.training.batches import Batches
+
+
+def weigh(x: Array, y: Array, sample_weight: Any, backend: Backend) -> tuple[Array, Array, bool]:
+    """Return the samples that count, and whether they count differently: y has their weights then.
+
+    Parameters
+    ----------
+    x, y : array, shapes (n, inputs) and (n, outputs)
+        On the device.
+    sample_weight : array_like, shape (n,), or None
+
+    Raises
+    ------
+    ShapeError, DtypeError, NonFiniteError, DomainError
+        If the weights are not one number a sample, 0 or above, or none is above.
+    """
+    if sample_weight is None:
+        return x, y, False
+    weights = _checked(sample_weight, len(y), backend)
+    # So no batch is without weight: less than this times the largest may be 0 in the dtype.
+    counting = np.flatnonzero(weights > float(np.finfo(y.dtype).tiny) * weights.max())
+    if len(counting) < len(y):
+        with backend.computing(0):
+            rows = backend.asarray(counting, np.dtype(np.int64))
+            x, y = x[rows], y[rows]
+        weights = weights[counting]
+    if (weights == weights[0]).all():  # every path can take these, and has the bits of none
+        return x, y, False
+    return x, with_weights(y, weights, backend), True
+
+
+def _checked(sample_weight: Any, samples: int, backend: Backend) -> NDArray[np.float64]:
+    """Return weights on the CPU."""
+    given = numeric(sample_weight, "sample_weight")
+    shape = tuple(given.shape)
+    if shape != (samples,):
+        remedy = "; write numpy.ravel(sample_weight)" if shape == (samples, 1) else ""
+        raise ShapeError(
+            f"sample_weight has shape {shape}; expected ({samples},): one number per sample{remedy}"
+        )
+    weights = backend.to_numpy(backend.asarray(given, np.dtype(np.float64)))
+    check_finite(weights, "sample_weight", np)
+    least = int(weights.argmin())
+    check_not_negative(f"sample_weight[{least}]", float(weights[least]))
+    with np.errstate(over="ignore"):
+        total = float(weights.sum())
+    check_positive("the sum of sample_weight", total)
+    return weights
 
 
 def with_weights(y: Array, weights: NDArray[np.float64], backend: Backend) -> Array:

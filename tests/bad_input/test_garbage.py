@@ -137,6 +137,7 @@ def test_garbage_goes_no_way_back(trace, y, loss):
 
 
 OPTIONS = {
+    "sample_weight": st.one_of(st.lists(st.floats(0), min_size=N, max_size=N), garbage),
     "loss": st.one_of(st.just("mse"), garbage),
     "optimizer": st.one_of(st.none(), st.just(bp.Adam()), garbage),
     "epochs": st.one_of(st.integers(0, 3), garbage),

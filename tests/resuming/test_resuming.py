@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cases import Killed, ReadsLate
 from host.backend import emulated_backend
-from host.needs import needs_gpp
+from host.needs import needs_compiler, needs_gpp
 from small_runs import (
     EPOCHS,
     HELD_OUT,
@@ -71,6 +71,15 @@ def test_every_schedule(schedule, every, interrupt, tmp_path):
 def test_every_batch_size(shuffle, batch_size, every, interrupt, tmp_path):
     options = {"batch_size": batch_size, "shuffle": shuffle, "checkpoint_every": every}
     assert interrupt(2, **options)
+    assert resumed(tmp_path, **options) == uninterrupted(**options)
+
+
+@pytest.mark.parametrize("batch_size", [6, None])
+@pytest.mark.parametrize("path", ["steps", pytest.param("compiled", marks=needs_compiler)])
+def test_samples_that_count_differently(path, batch_size, interrupt, tmp_path):
+    weights = np.arange(len(X)) % 5 / 7  # some are left out
+    options = {"sample_weight": weights, "path": path, "batch_size": batch_size}
+    assert interrupt(4, checkpoint_every=0.5, **options)
     assert resumed(tmp_path, **options) == uninterrupted(**options)
 
 

@@ -238,6 +238,7 @@ OTHER_DATA = {
     "x in another unit": {"x": X * 1.01},
     "y with its columns swapped": {"y": Y[:, ::-1]},
     "validation": {"validation": (HELD_OUT[0][::-1], HELD_OUT[1])},
+    "weights of samples": {"sample_weight": np.linspace(1, 2, len(X))},
 }
 
 
@@ -247,6 +248,12 @@ def test_other_data_of_the_same_shape(which, interrupt, tmp_path):
     assert interrupt(3, validation=HELD_OUT)
     options = {"validation": HELD_OUT} | OTHER_DATA[which]
     assert "is of a run with other data" in refused(tmp_path, **options)
+
+
+@pytest.mark.parametrize("other", [None, np.linspace(2, 1, len(X))], ids=["none", "others"])
+def test_other_weights_of_the_same_samples(other, interrupt, tmp_path):
+    assert interrupt(3, sample_weight=np.linspace(1, 2, len(X)))
+    assert "is of a run with other data" in refused(tmp_path, sample_weight=other)
 
 
 def test_data_that_were_rounded_in_another_way(interrupt, tmp_path):

@@ -35,11 +35,15 @@ def network(backend):
 
 @pytest.mark.parametrize("batch_size", [None, 23])
 @pytest.mark.parametrize("limit", [16 * 11, 16 * 8, 98])
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}], ids=["plain", "clipped"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_norm": 0.1}, {"sample_weight": np.arange(1, 51)}],
+    ids=["plain", "clipped", "weighted"],
+)
 def test_parts_of_a_batch_have_its_gradient(batch_size, limit, options):
     x, y = data()
     small, large = network(Small(limit)), network("cpu")
-    options |= {"epochs": 5, "optimizer": bp.Adam(0.05), "batch_size": batch_size}
+    options = options | {"epochs": 5, "optimizer": bp.Adam(0.05), "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match="too little memory on cpu.*in parts of"):
         in_parts = bp.train(small, x, y, **options)
     whole = bp.train(large, x, y, **options)
