@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backprop_gpu.arrays import Array, ArrayModule
 from backprop_gpu.errors import (
     DomainError,
+    DtypeError,
     brief,
     check_not_negative,
     check_number,
@@ -243,6 +244,21 @@ def check_optimizer(name: str, optimizer: object) -> None:
     if not hasattr(optimizer, "slots"):
         raise DomainError(
             f"{name} is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
+        )
+
+
+def own_update(optimizer: Optimizer, xp: ArrayModule, p: Array, *args: Any) -> None:
+    """Call an optimizer's update; raise DtypeError if it returns what it should have written.
+
+    Calls of array functions with ``out=p`` return p itself, so that is as good as nothing.
+    """
+    update: Any = optimizer.update
+    result = update(xp, p, *args)
+    if result is not None and result is not p:
+        raise DtypeError(
+            f"the update of {type(optimizer).__name__} returned {type(result).__name__}, which "
+            "changes nothing; have it change p and the state in place, as p -= ... and "
+            "p[...] = ... do, and return nothing"
         )
 
 

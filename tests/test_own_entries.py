@@ -185,6 +185,32 @@ def test_what_functions_raise_says_what_they_were_given(backend):
     assert (net.parameters == before).all()
 
 
+@pytest.mark.parametrize(
+    "backend", ["numpy", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+def test_an_update_that_returns_what_it_should_write_is_refused(backend):
+    class Returns(OfNumpy):
+        def update(self, xp, p, g, state, numbers, decayed):
+            return p - numbers[0] * g
+
+    net = bp.MLP([2, 3, 2], device=backend)
+    before = net.parameters.copy()
+    with pytest.raises(bp.DtypeError, match=r"Returns returned ndarray.* in place, as p -= "):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=Returns())
+    assert (net.parameters == before).all()
+
+
+def test_an_update_may_return_its_p():
+    class Returns(OfNumpy):
+        def update(self, xp, p, g, state, numbers, decayed):
+            return xp.subtract(p, numbers[0] * g, out=p)
+
+    alike = [bp.MLP([2, 3, 2], device="cpu", seed=1) for _ in range(2)]
+    for net, optimizer in zip(alike, [Returns(), bp.SGD(0.1)], strict=True):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=optimizer)
+    np.testing.assert_allclose(*(net.parameters for net in alike), rtol=1e-6)
+
+
 def doubled(xp, z):
     return 2 * z
 

@@ -31,7 +31,7 @@ from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.errors import DeviceError, DtypeError, ShapeError
 from backprop_gpu.expressions import REAL, of_output
 from backprop_gpu.losses import Loss
-from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.optimizers import Optimizer, own_update
 from backprop_gpu.shuffle import orders
 
 
@@ -329,7 +329,8 @@ class CudaBackend:
             values = [numbers[i, ...] for i in range(len(numbers))]
             self._call_own(
                 f"{type(optimizer).__name__} has no CUDA expression",
-                optimizer.update,
+                own_update,
+                optimizer,
                 self.xp,
                 parameters,
                 gradient,

@@ -24,7 +24,7 @@ from backprop_gpu.backends.protocol import Precision
 from backprop_gpu.backends.uploads import NoUploads, Uploads
 from backprop_gpu.errors import DeviceError, check_count
 from backprop_gpu.losses import Loss
-from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.optimizers import Optimizer, own_update
 from backprop_gpu.shuffle import orders
 
 # Elementwise work goes through an array in pieces of so many entries, which stay in a core's cache
@@ -284,7 +284,7 @@ class NumpyBackend:
             if in_place:
                 optimizer.update(self._begin(), *arrays)
             else:
-                self._call(optimizer.update, np, *arrays)
+                self._call(own_update, optimizer, np, *arrays)
 
     def record(self, work: Callable[[Any], None]) -> Callable[[], None]:
         return NumpyRecording(self.mkl).of(work)
