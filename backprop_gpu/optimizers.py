@@ -236,6 +236,10 @@ class AdamW(Adam):
     decoupled: ClassVar[bool] = True
 
 
+ABOUT_UPDATE = {"cuda": None, "in_place": False, "plain": False}
+"""What an optimizer tells about its update, and what tells nothing."""
+
+
 def check_optimizer(name: str, optimizer: object) -> None:
     """Raise DomainError unless `optimizer` is one."""
     if isinstance(optimizer, type) and hasattr(optimizer, "slots"):
@@ -244,6 +248,14 @@ def check_optimizer(name: str, optimizer: object) -> None:
     if not hasattr(optimizer, "slots"):
         raise DomainError(
             f"{name} is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
+        )
+    if stale := _about_replaced_update(optimizer):
+        kind = type(optimizer).__name__
+        remedy = ", ".join(f"{about} = {ABOUT_UPDATE[about]}" for about in stale)
+        raise DomainError(
+            f"{name} is {brief(optimizer)}, which has an update of its own and inherits "
+            f"{', '.join(stale)}: that is about the update it replaces, which would be computed "
+            f"in its place; give the class {kind} its own, or {remedy}"
         )
 
 
@@ -311,6 +323,18 @@ def write_factors(optimizer: Optimizer, numbers: NDArray[np.float64]) -> None:
     """Write the factors of an optimizer that is plain gradient descent; see `numbers_of`."""
     if is_plain(optimizer):
         numbers[:, 2], numbers[:, 3] = -numbers[:, 0], 1 - numbers[:, 0] * numbers[:, 1]
+
+
+def _about_replaced_update(optimizer: object) -> list[str]:
+    """Return what an optimizer tells about the update of a class that it overrides."""
+    said = set(getattr(optimizer, "__dict__", ()))
+    for kind in type(optimizer).__mro__:
+        said |= set(vars(kind))
+        if "update" in vars(kind):
+            return [
+                name for name in ABOUT_UPDATE if getattr(optimizer, name, 0) and name not in said
+            ]
+    return []
 
 
 def _add_product(xp: ArrayModule, total: Array, array: Array, factor: Any) -> None:

@@ -211,6 +211,36 @@ def test_an_update_may_return_its_p():
     np.testing.assert_allclose(*(net.parameters for net in alike), rtol=1e-6)
 
 
+class Signs(bp.SGD):
+    """A kind of gradient descent with another update, which still says that it is plain descent."""
+
+    def update(self, xp, p, g, state, numbers, decayed):
+        p -= numbers[0] * xp.sign(g)
+
+
+def test_an_update_that_replaces_one_may_not_inherit_what_is_said_of_that():
+    net = bp.MLP([2, 3, 2], device="cpu")
+    before = net.parameters.copy()
+    says = (
+        r"optimizer is .*Signs\(.* give the class Signs .*cuda = None, in_place = False, plain = F"
+    )
+    with pytest.raises(bp.DomainError, match=says):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=Signs())
+    with pytest.raises(bp.DomainError, match=r"optimizers\[0\] is .*Signs"):
+        bp.train_many([net], np.ones((4, 2)), np.ones((4, 2)), optimizers=Signs())
+    assert (net.parameters == before).all()
+
+
+def test_an_update_that_replaces_one_and_says_so_is_what_trains():
+    class OfItsOwn(Signs):
+        cuda, in_place, plain = None, False, False
+
+    net = bp.MLP([1, 1], ["identity"], device="cpu", dtype="float64")
+    net.set_parameters([[[1.0]]], [[0.0]])
+    bp.train(net, [[1.0]], [[3.0]], optimizer=OfItsOwn(0.125), epochs=4)
+    assert net.parameters.tolist() == [1.5, 0.5]
+
+
 def doubled(xp, z):
     return 2 * z
 
