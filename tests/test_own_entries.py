@@ -211,6 +211,17 @@ def test_an_update_may_return_its_p():
     np.testing.assert_allclose(*(net.parameters for net in alike), rtol=1e-6)
 
 
+def test_an_update_that_only_gives_p_another_value_is_told_of():
+    class Rebinds(OfNumpy):
+        def update(self, xp, p, g, state, numbers, decayed):
+            p = p - numbers[0] * g
+
+    net = bp.MLP([2, 3, 2], device="cpu")
+    with pytest.warns(RuntimeWarning, match=r"Rebinds has changed no parameter; .* p -= "):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=Rebinds())
+    bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=Rebinds(), epochs=0)
+
+
 class Signs(bp.SGD):
     """A kind of gradient descent with another update, which still says that it is plain descent."""
 

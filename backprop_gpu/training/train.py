@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
@@ -213,6 +214,7 @@ def train(
             seed=order_seed,
             limits=limits,
         )
+        before = net.parameters.copy() if optimizer.cuda is None else None
         run = Run(steps, history)
         in_memory = (*(() if stream else (x, y)), *(held_out or ()))
         checkpoints.restore(
@@ -241,6 +243,13 @@ def train(
             if stops:
                 break
         run.check_last_update()
+        if before is not None and run.samples and bool((net.parameters == before).all()):
+            warnings.warn(
+                f"{type(optimizer).__name__} has changed no parameter; its update has to change "
+                "p in place, as p -= ... and p[...] = ... do",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         checkpoints.write_if_due(run, watch.best, last=True)
         watch.finish(history)
     return history
