@@ -33,6 +33,12 @@ from backprop_gpu.mlp import MLP, check_network
 FORMAT = "backprop_gpu/1"
 EXTRA = "extra."
 
+# Names that end so promise what the file isn't.
+OTHER_FORMATS = (
+    *(".npy", ".npz", ".pkl", ".pickle", ".joblib", ".pt", ".pth"),
+    *(".h5", ".hdf5", ".keras", ".onnx", ".json", ".csv", ".parquet"),
+)
+
 
 @dataclass(frozen=True)
 class SavedNetwork:
@@ -68,7 +74,8 @@ def save(
     ----------
     net : MLP
     path : path
-        A file there is replaced; anything that is not a regular file is left alone.
+        Ends in .safetensors, or as you like, but not as another format does. A file there is
+        replaced; anything that is not a regular file is left alone.
     notes : mapping, optional
         What JSON can hold, kept in the file's metadata: class names, say.
     arrays : mapping, optional
@@ -76,11 +83,19 @@ def save(
 
     Raises
     ------
+    DomainError
+        If the path ends as another format does.
     FileFormatError
         If the path can't be written.
     """
     check_network(net)
     path = checked_path(path)
+    if path.suffix.lower() in OTHER_FORMATS:
+        onnx = "; export_onnx writes .onnx" * (path.suffix.lower() == ".onnx")
+        raise DomainError(
+            f"{path} ends in {path.suffix!r}, and save writes safetensors; call it "
+            f"{path.stem}.safetensors{onnx}"
+        )
     tensors = _safetensors()
     for g in net.activations:
         if g.name in ACTIVATIONS and not is_registered(g):

@@ -84,6 +84,14 @@ def test_every_valid_name_will_do(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("name", ["net.npz", "net.v2.PT", "net.onnx"])
+def test_a_name_that_promises_another_format_is_refused(tmp_path, name):
+    with pytest.raises(bp.DomainError, match="save writes safetensors; call it net") as error:
+        bp.save(network(), tmp_path / name)
+    assert ("export_onnx writes .onnx" in str(error.value)) == (name == "net.onnx")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_name_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bp.save(network(), "net")
