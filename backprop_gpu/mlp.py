@@ -395,7 +395,7 @@ class MLP:
             self.activations,
             device=self.backend if device is None else device,
             dtype=self.dtype if dtype is None else dtype,
-            threads=self.threads,
+            threads=self.threads if isinstance(device, str) else None,  # a backend has its own
             precision=precision,
         )
         if device is None:

@@ -1,5 +1,6 @@
 """Which way a training runs, why, and that the ways agree."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from host.backend import emulated_backend
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.compiled.compiler import compiler
 from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
 
@@ -194,6 +196,18 @@ def test_the_number_of_threads_is_one_setting(threads):
         assert [pool for pool in pools if pool["num_threads"] > threads] == []
     assert planned(bp.MLP([200, 200, 10], device="cpu", threads=threads)).threads <= threads
     assert net.copy().backend.threads == threads
+
+
+def test_the_threads_of_a_backend_are_its_own():
+    backend = NumpyBackend(threads=1)
+    with pytest.raises(bp.DomainError, match=r"whose threads are 1; .*NumpyBackend\(threads=2\)"):
+        bp.MLP([2, 1], device=backend, threads=2)
+    net = bp.MLP([2, 1], device="cpu", threads=2)
+    again = net.copy(), pickle.loads(pickle.dumps(net)), net.copy(device="cpu")
+    assert [twin.threads for twin in again] == [2, 2, 2]
+    assert (
+        net.copy(device=backend).threads == bp.MLP([2, 1], device=backend, threads=1).threads == 1
+    )
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])

@@ -30,7 +30,7 @@ def choose_backend(
     Raises
     ------
     DomainError
-        If the device doesn't have the precision.
+        If the device doesn't have the precision, or is a backend with other threads.
     DeviceError
         If a GPU was asked for and none can be used: with the reason and the remedy.
     """
@@ -51,6 +51,12 @@ def _chosen(
 ) -> tuple[Backend, str]:
     if not isinstance(device, str):
         if hasattr(device, "gemm"):
+            if threads is not None and threads != device.threads:
+                raise DomainError(
+                    f"threads is {threads!r}, and device is a backend, whose threads are "
+                    f"{device.threads}; leave threads out, or give them to the backend, as in "
+                    f"NumpyBackend(threads={threads!r})"
+                )
             return device, "given as a backend"
         raise DeviceError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device == "cpu":
