@@ -173,6 +173,14 @@ def test_what_is_of_another_network(run):
         draw(net, trace=trace, sample=1)
 
 
+def test_what_would_not_be_shown(run):
+    net, _, gradients, _ = run
+    with pytest.raises(bp.DomainError, match='give by="gradients"'):
+        draw(net, gradients=gradients)
+    with pytest.raises(bp.DomainError, match="sample is 1, and neither a trace nor a jump"):
+        draw(net, sample=1)
+
+
 def test_without_matplotlib(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(bp.MissingExtraError, match=r"backprop-gpu\[plot\]"):

@@ -131,6 +131,8 @@ def draw(
         raise DomainError(f'by is {by!r}; expected "weights" or "gradients"')
     if by == "gradients" and gradients is None:
         raise DomainError('by="gradients" needs gradients: what net.backward(trace, y) returned')
+    if by == "weights" and gradients is not None:
+        raise DomainError('gradients are given, and by="weights" shows none; give by="gradients"')
     if check_count("most", most) < 3:
         raise DomainError(f"most is {most}; expected a whole number, 3 or above")
     target = None if path is None else check_picture_path(path)
@@ -186,6 +188,8 @@ def _check_fits(
     for name, n in rows:
         if sample >= n:
             raise DomainError(f"sample is {sample}; the {name} has rows 0 to {n - 1}")
+    if sample and not rows:
+        raise DomainError(f"sample is {sample}, and neither a trace nor a jump is given to show")
 
 
 def _check_widths(name: str, widths: Sequence[int], sizes: Sequence[int]) -> None:
