@@ -7,7 +7,7 @@ A loss says what one sample costs, C_i. No entry divides by n: `output_delta`, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from backprop_gpu.activations import Activation, find_activation
@@ -83,6 +83,15 @@ class Loss:
             raise DomainError(
                 f"targets is {self.targets!r}; expected 'any', 'unit interval' or 'distribution'"
             )
+        if self.canonical is None:
+            unused = [
+                f.name for f in fields(self) if "canonical" in f.name and getattr(self, f.name)
+            ]
+            if unused:
+                raise DomainError(
+                    f"the loss {self.name!r} has {' and '.join(unused)}, and no canonical, the "
+                    "activation for which that is: 'sigmoid', say"
+                )
 
     @property
     def in_place(self) -> InPlace | None:

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -81,6 +81,12 @@ def test_loss(wrong, kind, message):
 def test_functions_without_xp_are_refused_at_once(make, says):
     with pytest.raises(bp.DtypeError, match=says):
         make()
+
+
+@pytest.mark.parametrize("given", ["canonical_value", "canonical_gradient", "cuda_canonical"])
+def test_what_is_for_the_canonical_activation_needs_one(given):
+    with pytest.raises(bp.DomainError, match=f"'mse' has {given}, and no canonical"):
+        replace(MSE, **{given: "z - y" if "cuda" in given else VALUE})
 
 
 def test_functions_of_c_are_taken():  # not all of them have a signature
