@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu.compiled import CompileError
@@ -102,6 +103,15 @@ def test_what_does_not_fit_is_an_error_before_anything_is_changed(options, messa
         bp.train_many(nets, *data(), **options)
     for net, parameters in zip(nets, before, strict=True):
         np.testing.assert_array_equal(net.parameters, parameters)
+
+
+@needs_compiler
+def test_fewer_threads_than_a_network_takes_are_refused():
+    nets = [bp.MLP([256, 256, 256, 9], device="cpu", threads=n) for n in (1, 2)]
+    x, y, before = np.ones((400, 256)), np.ones((400, 9)), nets[0].parameters.copy()
+    with pytest.raises(bp.DomainError, match=r"threads is 1, and 2 .* by MLP\(threads=1\)"):
+        bp.train_many(nets, x, y, threads=1, path="compiled")
+    np.testing.assert_array_equal(nets[0].parameters, before)
 
 
 def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch):

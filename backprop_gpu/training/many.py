@@ -65,7 +65,8 @@ def train_many(
     rows : sequence of array of int, optional
         Which rows of the data each network is trained on, possibly repeated: bootstrap samples.
     threads : int, optional
-        How many threads there are for all of them. Default: as many as there are cores.
+        How many threads there are for all that are compiled: at least as many as share the
+        batches of one, which ``MLP(threads=)`` limits. Default: as many as there are cores.
 
     Returns
     -------
@@ -104,6 +105,13 @@ def train_many(
         job.plan(all_epochs, batch_size, path, networks) for job in (jobs[:1] if together else jobs)
     ]
     plans *= len(jobs) // len(plans)
+    compiled = [i for i, chosen in enumerate(plans) if chosen.path == "compiled"]
+    shared_by = max((plans[i].threads or 1 for i in compiled), default=1)
+    if threads is not None and shared_by > threads:
+        raise DomainError(
+            f"threads is {threads}, and {shared_by} would share each batch of a network; make the "
+            f"networks by MLP(threads={threads})"
+        )
     histories: list[History | None] = [None] * len(jobs)
     if together and plans[0].path == "one launch":
         histories = train_together(
@@ -128,8 +136,6 @@ def train_many(
         if stopped.is_set():
             raise _StoppedError
 
-    compiled = [i for i, chosen in enumerate(plans) if chosen.path == "compiled"]
-    shared_by = max(chosen.threads or 1 for chosen in plans)
     with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
         trained = pool.map(lambda i: train_one(i, look), compiled)
         try:
