@@ -61,7 +61,6 @@ class StepGraphs:
         self._batches, self._workspace, self._step = batches, workspace, step
         self._net = workspace.net
         self._most = MOST if batches.per_epoch == 1 else min(MOST, batches.per_epoch)
-        self._has_room = False
         self._recorded: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(self, steps: range, numbers: NDArray[np.float64], losses: Array) -> int:
@@ -90,7 +89,7 @@ class StepGraphs:
 
     def _prepared(self, window: range, numbers: NDArray[np.float64]) -> Callable[[], None]:
         """Return what makes the steps of a window, which find what the host has for them."""
-        if not self._has_room:
+        if not self._recorded:
             self._make_room()
         self._net.backend.write(numbers, self._numbers[: len(window)])
         if self._batches.per_epoch > 1:
@@ -106,7 +105,6 @@ class StepGraphs:
         empty, dtype = self._net.backend.empty, self._net.dtype
         self._index = empty((self._most * self._batches.batch_size,), np.dtype(np.int64))
         self._numbers, self._losses = empty((self._most, 4), dtype), empty((self._most,), dtype)
-        self._has_room = True
 
     def _steps(self, backend: Backend, counts: list[int]) -> None:
         size = self._batches.batch_size
