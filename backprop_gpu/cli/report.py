@@ -10,7 +10,6 @@ import numpy as np
 from backprop_gpu import MLP, History
 from backprop_gpu.cli.preparation import Preparation
 from backprop_gpu.cli.tables import Samples
-from backprop_gpu.cli.workflow import predict
 from backprop_gpu.errors import count_of
 from backprop_gpu.saving import SavedNetwork
 
@@ -66,7 +65,7 @@ def about_predictions(saved: SavedNetwork, preparation: Preparation, samples: Sa
     C = net.loss(x, preparation.outputs(y), loss)
     scaled = " of standardized targets" * (preparation.of_targets is not None)
     rows = [("data", count_of(len(y), "sample")), ("loss", f"{C:.4g}, {loss}{scaled}")]
-    answers = preparation.answers(predict(saved, preparation, samples.x))
+    answers = preparation.answers(net(x))
     if preparation.classes:
         return [*rows, ("accuracy", f"{(answers == y).mean():.2%}")]
     names = preparation.targets or [f"y{j}" for j in range(y.shape[1])]
