@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from backprop_gpu.errors import DomainError
 from backprop_gpu.explaining.layout import largest, short, strength
 from backprop_gpu.explaining.page.picture import pictures
 from backprop_gpu.explaining.page.run import PageRun, run
@@ -61,10 +62,12 @@ def write_page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, path: str 
         The sample.
     loss : str or Loss
     path : str or Path
-        The file, such as page.html: written whole, or not at all.
+        The file, which ends in .html or .htm: written whole, or not at all.
 
     Raises
     ------
+    DomainError
+        If the path ends otherwise.
     ShapeError
         If x has more than one row.
     GradientError, NonFiniteError
@@ -72,7 +75,10 @@ def write_page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, path: str 
     FileFormatError
         If the file can't be written.
     """
-    write_atomically(checked_path(path), page(net, x, y, loss).encode())
+    path = checked_path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DomainError(f"{path} ends in {path.suffix!r}; expected .html")
+    write_atomically(path, page(net, x, y, loss).encode())
 
 
 def _resource(name: str) -> str:
