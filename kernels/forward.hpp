@@ -34,15 +34,15 @@ constexpr int weights_at(int l) {
 constexpr int WEIGHTS = weights_at(L + 1);
 constexpr int biases_at(int l) { return l == 1 ? WEIGHTS : biases_at(l - 1) + SIZES[l - 1]; }
 
-// Of a tile's rows: these stay in the L3 cache. Larger weights, which every tile reads, are worth
-// larger tiles.
+// Of a tile's rows: these stay in the L3 cache. Large weights, which every tile reads, have larger
+// tiles.
 constexpr int LEAST_TILE_BYTES = 8 << 20;
 
 constexpr int strides(int l) { return l == 0 ? 2 * stride(0) : 3 * stride(l) + strides(l - 1); }
 constexpr int tile_rows() {
     if (PLAIN) return 1;
-    constexpr int least = LEAST_TILE_BYTES / int(sizeof(real));
-    const int fitting = round_up((WEIGHTS > least ? WEIGHTS : least) / strides(L) + 1, ROWS);
+    constexpr int numbers = LEAST_TILE_BYTES / int(sizeof(real)) + 4 * WEIGHTS;
+    const int fitting = round_up(numbers / strides(L) + 1, ROWS);
     return fitting < BATCH ? fitting : BATCH;
 }
 constexpr int TILE = tile_rows();
