@@ -30,19 +30,21 @@ def why_not(
 def worth_it(layer_sizes: Sequence[int], dtype: Any) -> bool:
     """Return whether the compiled pass is faster than NumPy with its BLAS.
 
-    It is while the weights fit the L2 cache; it does not go through larger ones piece by piece, as
-    BLAS does, and is still faster for a few samples.
+    It is as long as the weights are not too large.
     """
     # The time of net(x) over the predictor's, one thread each, for so many samples:
     #                           MB of weights      1      8     64   1024
-    #     5-3-5-4             float64    0.0      8.7    9.1    5.8    3.1
-    #     64-128-128-10       float32    0.1      5.7    5.9    3.3    3.2
-    #     128-256-256-1       float32    0.4      5.1    7.1    2.5    1.4
-    #     784-256-10          float32    0.8      3.6    7.0    1.9    1.2
-    #     784-256-10          float64    1.6      2.7    2.4    1.2    1.0
-    #     512-512-512         float32    2.0      2.5    3.9    1.4    0.9
-    #     784-1024-10         float32    3.1      1.3    4.9    1.2    0.9
-    #     512-512-512         float64    4.0      1.3    2.0    0.8    0.5
+    #     5-3-5-4             float64    0.0      3.7    4.3    4.1    3.4
+    #     64-128-128-10       float32    0.1      3.1    3.5    2.2    2.7
+    #     128-256-256-1       float32    0.4      2.5    4.7    1.8    1.9
+    #     784-256-10          float32    0.8      2.3    4.1    1.5    1.1
+    #     784-256-10          float64    1.6      1.7    2.1    1.2    1.1
+    #     512-512-512         float32    2.0      1.6    4.0    1.5    1.1
+    #     784-1024-10         float32    3.1      1.4    3.6    1.5    1.1
+    #     512-512-512         float64    4.0      1.3    2.8    1.3    1.1
+    #     784-1024-1024-10    float32    7.4      1.2    3.9    1.4    1.1
+    #     784-2048-2048-10    float32     23      0.9    2.0    1.4    0.9
+    # (A fourth-generation EPYC, 23 November 2026.)
     return weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= MOST_BYTES
 
 

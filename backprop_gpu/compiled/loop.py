@@ -54,24 +54,26 @@ def why_no_library(layer_sizes: Sequence[int], dtype: Any) -> str | None:
 def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bool = False) -> bool:
     """Return whether the compiled loop is faster than NumPy with its BLAS, or with MKL.
 
-    It is while the weights, their copies and their gradient fit the L2 cache together, or nearly;
-    it does not go through larger ones piece by piece, as BLAS does. Single samples it takes as
-    they come.
+    It is as long as the weights are not too large. Single samples it takes as they come.
     """
     # The time of "fused" steps over the loop's, with plain gradient descent and with Adam, two
-    # threads. (Two cores of a Sapphire-Rapids-class Xeon, 22 November 2026; of the last two rows
-    # the steps were not fused, and slower.)
+    # threads. (Two cores of a fourth-generation EPYC, 23 November 2026. MKL's: of a
+    # Sapphire-Rapids-class Xeon, where the loop had blocks of 4 rows yet; these made it 1.2 times
+    # as slow on the EPYC.)
     #     layers          batch             MB       NumPy          MKL
-    #     256-256-10          8   float32  0.3    2.1   1.6     1.7   1.3
-    #     128-256-256-1    1024   float32  0.4    1.5   1.6     1.3   1.5
-    #     128-256-256-1    1024   float64  0.8    1.4   1.5     1.2   1.1
-    #     784-256-10        128   float32  0.8    1.1   1.3     1.5   1.1
-    #     784-256-10        128   float64  1.6    1.2   1.0     1.1   0.9
-    #     784-512-10        128   float32  1.6    1.1   1.1     0.8   1.0
-    #     784-512-256-10     64   float32  2.1    1.1   1.0     0.7   0.8
-    #     512-512-512       256   float32  2.1    1.1   1.1     1.0   0.8
-    #     784-800-800-10    128   float32  5.1    0.9
-    #     784-1024-1024-10   64   float32  7.4    0.7
+    #     256-256-10          8   float32  0.3    2.0   1.3     1.7   1.3
+    #     128-256-256-1    1024   float32  0.4    1.2   1.3     1.3   1.5
+    #     128-256-256-1    1024   float64  0.8    1.4   1.4     1.2   1.1
+    #     784-256-10        128   float32  0.8    1.3   1.0     1.5   1.1
+    #     784-256-10        128   float64  1.6    1.2   1.2     1.1   0.9
+    #     784-512-10        128   float32  1.6    2.2   1.1     0.8   1.0
+    #     784-512-256-10     64   float32  2.1    1.2   1.2     0.7   0.8
+    #     512-512-512       256   float32  2.1    1.1   1.0     1.0   0.8
+    #     784-800-800-10    128   float32  5.1    1.1   1.0
+    #     784-1024-1024-10   64   float32  7.4    1.1   0.9
+    #     784-1024-1024-10 1024   float32  7.4    1.0   1.0
+    #     784-1024-1024-10  256   float64   15    0.9   0.9
+    #     784-2048-2048-10  256   float32   23    1.0   1.0
     weights = weight_count(layer_sizes)
     small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= MOST_BYTES
     return small or batch_size < BLOCK_BATCH
