@@ -11,7 +11,7 @@ struct Part {  // of the samples
     int64_t n;
     bool finite;  // all of x
     bool there;   // the memory
-    pthread_t thread;
+    Thread thread;
 };
 
 INLINE bool all_finite(const real* x, int64_t count) {
@@ -69,12 +69,10 @@ extern "C" int predict(const real* parameters, const Transposed<L>* transposed, 
                     to - from, true, true, {}};
     }
     int started = 1;
-    while (started < threads &&
-           !pthread_create(&parts[started].thread, nullptr, start, &parts[started]))
-        ++started;
+    while (started < threads && parts[started].thread.start(start, &parts[started])) ++started;
     start(&parts[0]);
     for (int t = started; t < threads; ++t) start(&parts[t]);  // the system gave no thread
-    for (int t = 1; t < started; ++t) pthread_join(parts[t].thread, nullptr);
+    for (int t = 1; t < started; ++t) parts[t].thread.join();
     bool finite = true, there = true;
     for (int t = 0; t < threads; ++t) finite &= parts[t].finite, there &= parts[t].there;
     return !there ? -1 : finite;

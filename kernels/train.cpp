@@ -294,7 +294,7 @@ static void work(Run& run, Passes& tile, int t) {
 struct Worker {
     Run* run;
     int t;
-    pthread_t thread;
+    Thread thread;
 };
 
 static void* start(void* argument) {
@@ -311,11 +311,11 @@ static void work_together(Run& run, int threads) {
     int t = 1;
     for (; t < threads; ++t) {
         workers[t] = {&run, t, {}};
-        if (pthread_create(&workers[t].thread, nullptr, start, &workers[t])) break;
+        if (!workers[t].thread.start(start, &workers[t])) break;
     }
     __atomic_store_n(&run.threads, t, __ATOMIC_RELEASE);
     work(run, *run.tile, 0);
-    while (--t) pthread_join(workers[t].thread, nullptr);
+    while (--t) workers[t].thread.join();
 }
 
 // Small enough for the stack, where the compiler keeps what it can in registers.

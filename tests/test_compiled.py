@@ -13,6 +13,7 @@ from cases import HEADS, OPTIMIZERS, TOLERANCE, TrainingCase
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
+from backprop_gpu import kernels
 from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not, worth_it
 from backprop_gpu.losses import find_loss
 from backprop_gpu.shuffle import shuffled
@@ -199,6 +200,38 @@ def test_the_number_of_threads_changes_no_bit(sizes, n, batch_size, dtype):
     for case.threads in (1, 2, 3, 7):
         for shared, expected in zip(case.by_loop(), alone, strict=True):
             np.testing.assert_array_equal(shared, expected)
+
+
+SAME_CORES = """
+static void* look(void* set) {
+    sched_getaffinity(0, sizeof(cpu_set_t), static_cast<cpu_set_t*>(set));
+    return set;
+}
+extern "C" int same_cores() {
+    cpu_set_t mine, its;
+    CPU_ZERO(&its);
+    sched_getaffinity(0, sizeof mine, &mine);
+    Thread thread;
+    if (!thread.start(look, &its)) return 0;
+    thread.join();
+    return CPU_EQUAL(&mine, &its);
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no threads")
+@pytest.mark.parametrize("cores", [1, None])
+def test_threads_may_go_anywhere_that_their_process_may(cores):
+    """They are started away from the core of the one that starts them, if there is another."""
+    headers = "#include <pthread.h>\n#include <sched.h>\n"
+    library = compiler.load(headers + kernels.read("threads.hpp") + SAME_CORES)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        assert library.same_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @needs_compiler

@@ -45,7 +45,7 @@ def source(
         f"constexpr bool WEIGHTED = {truth(weighted)};",
         entries_source(activations, loss),
     )
-    files = ("forward.hpp", "backward.hpp", "train.cpp")
+    files = ("forward.hpp", "backward.hpp", "threads.hpp", "train.cpp")
     plain = batch_size < BLOCK_BATCH or max(layer_sizes) <= PLAIN_WIDTH
     return _network_unit(layer_sizes, dtype, batch_size, plain, "\n".join(entries), *files)
 
@@ -55,7 +55,7 @@ def prediction_source(
 ) -> str:
     """Return one complete translation unit, of which `freeze` and `predict` are called."""
     entries = activations_source(activations, [False] * len(activations))
-    files = ("forward.hpp", "predict.cpp")
+    files = ("forward.hpp", "threads.hpp", "predict.cpp")
     return _network_unit(layer_sizes, dtype, PREDICTED, False, entries, *files)
 
 
