@@ -188,7 +188,8 @@ class Adam:
         )
 
     def corrections(self, step: Any) -> tuple[Any, Any]:
-        # Factors: steps that divide every m and v took 5% longer.
+        """Return the factors of m and v: 1 / (1 - beta1^t) and 1 / (1 - beta2^t)."""
+        # Not divisors: steps that divide every m and v took 5% longer.
         return 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step)
 
     def update(
@@ -255,8 +256,8 @@ def check_optimizer(name: str, optimizer: object) -> None:
         remedy = ", ".join(f"{about} = {ABOUT_UPDATE[about]}" for about in stale)
         raise DomainError(
             f"{name} is {brief(optimizer)}, which has an update of its own and inherits "
-            f"{', '.join(stale)}: that is about the update it replaces, which would be computed "
-            f"in its place; give the class {kind} its own, or {remedy}"
+            f"{', '.join(stale)}: that is about the update it replaces; give the class {kind} its "
+            f"own, or {remedy}"
         )
 
 
@@ -270,7 +271,7 @@ def own_update(optimizer: Optimizer, xp: ArrayModule, p: Array, *args: Any) -> N
     if result is not None and result is not p:
         raise DtypeError(
             f"the update of {type(optimizer).__name__} returned {type(result).__name__}, which "
-            "changes nothing; have it change p and the state in place, as p -= ... and "
+            "nobody takes; have it change p and the state in place, as p -= ... and "
             "p[...] = ... do, and return nothing"
         )
 

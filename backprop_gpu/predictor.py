@@ -123,5 +123,5 @@ def _choice(net: MLP, path: PredictionPath) -> tuple[Literal["steps", "compiled"
     if obstacle is not None:
         return "steps", f"there is no compiled forward pass, for {obstacle}"
     if not worth_it(net.layer_sizes, net.dtype):
-        return "steps", "BLAS is faster than the compiled pass on products as large"
-    return "compiled", "small products: calls would take the time"
+        return "steps", "BLAS is as fast as the compiled pass on products as large"
+    return "compiled", "products that are not too large"

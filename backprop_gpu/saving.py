@@ -94,7 +94,7 @@ def save(
         onnx = "; export_onnx writes .onnx" * (path.suffix.lower() == ".onnx")
         raise DomainError(
             f"{path} ends in {path.suffix!r}, and save writes safetensors; call it "
-            f"{path.stem}.safetensors{onnx}"
+            f"{path.with_suffix('.safetensors')}{onnx}"
         )
     tensors = _safetensors()
     for g in net.activations:

@@ -59,21 +59,24 @@ struct Tile<0> {
     alignas(64) real inputs[PLAIN ? 1 : TILE * stride(0)];
 };
 
-// W^T with padded rows.
+// W^T with padded rows, and b.
 template <int l>
 struct Transposed : Transposed<l - 1> {
     alignas(64) real W_T[unpadded(l) ? 1 : SIZES[l - 1] * stride(l)];
+    alignas(64) real b[unpadded(l) ? 1 : stride(l)];
 };
 template <>
 struct Transposed<0> {};
 
-// Copies rows `from` to `to` of W into W^T, in squares: one number at a time, that took a quarter
-// of a step of 64 samples.
+// Copies nodes `from` to `to`: rows of W into W^T in squares; one number at a time, that took a
+// quarter of a step of 64 samples.
 template <int l>
 INLINE void copy_transposed(const real* parameters, Transposed<L>* transposed, int from, int to) {
     constexpr int K = SIZES[l - 1], ld = stride(l);
     const real* W = parameters + weights_at(l);
-    if constexpr (!unpadded(l))
+    if constexpr (!unpadded(l)) {
+        memcpy(transposed->Transposed<l>::b + from, parameters + biases_at(l) + from,
+               (to - from) * sizeof(real));
         for (int n = from; n < to; n += V)
             for (int k = 0; k < K; k += V) {
                 real* W_T = transposed->Transposed<l>::W_T + k * ld + n;
@@ -85,6 +88,7 @@ INLINE void copy_transposed(const real* parameters, Transposed<L>* transposed, i
                             W_T[(j - k) * ld + i - n] = W[i * K + j];
                 }
             }
+    }
 }
 
 template <int l>
@@ -143,10 +147,8 @@ INLINE void forward(const real* parameters, const Transposed<L>* transposed, Til
             for (int n = 0; n < N; ++n)
                 z[r * N + n] = b[n] + dot<K>(a_before + r * stride(l - 1), W + n * K);
     } else {
-        alignas(64) real start[width(l)] = {};
-        memcpy(start, b, N * sizeof(real));
-        multiply({a_before, {stride(l - 1), 1}, transposed->Transposed<l>::W_T, stride(l), K, start,
-                  0, z, stride(l)},
+        multiply({a_before, {stride(l - 1), 1}, transposed->Transposed<l>::W_T, stride(l), K,
+                  transposed->Transposed<l>::b, 0, z, stride(l)},
                  rows, width(l));
     }
     if constexpr (!Activation<l>::softmax)

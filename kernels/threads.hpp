@@ -4,7 +4,7 @@
 // others are idle. Threads that wait for each other then take turns: a step of two had the speed of
 // one. So a thread is started on any core but that, and may go anywhere as soon as it runs.
 
-#ifdef __linux__
+#if defined __linux__ && defined __GLIBC__
 struct Thread {
     pthread_t id;
     void* (*work)(void*);
@@ -29,7 +29,7 @@ struct Thread {
         if (CPU_COUNT(&others)) pthread_attr_setaffinity_np(&attributes, sizeof others, &others);
         const bool started = !pthread_create(&id, &attributes, run, this);
         pthread_attr_destroy(&attributes);
-        return started;
+        return started || !pthread_create(&id, nullptr, work, argument);  // a sandbox may bind none
     }
     void join() { pthread_join(id, nullptr); }
 };

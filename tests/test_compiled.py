@@ -187,12 +187,13 @@ def test_runs_of_one_loop_take_turns():
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("sizes", "n", "batch_size"),
-    [((33, 20, 17, 10), 101, 50), ((7, 130, 257, 10), 200, 99), ((16, 64, 32, 10), 5000, 4900)],
+    [((33, 20, 17, 10), 101, 50), ((7, 130, 257, 3), 200, 99), ((16, 64, 32, 10), 5000, 4900)],
 )
-def test_the_number_of_threads_changes_no_bit(sizes, n, batch_size, dtype):
-    """They share a batch, also one smaller than they are many."""
+def test_the_number_of_threads_changes_no_bit(sizes, n, batch_size, dtype, monkeypatch):
+    """They share a batch, also one smaller than they are many; optimised as it is used."""
+    monkeypatch.delenv("CXX")
     case = Case(
-        *(sizes, ["relu", "silu", "softmax"], "categorical_cross_entropy"),
+        *(sizes, ["tanh", "silu", "sigmoid"], "mse", bp.Adam(0.01, weight_decay=0.1)),
         **{"n": n, "batch_size": batch_size, "seed": 2, "dtype": dtype},
     )
     case.check()

@@ -172,7 +172,7 @@ def test_write_page(tmp_path):
     assert (tmp_path / "out.html").read_text("utf-8") == page(net, x, y)
     with pytest.raises(bp.FileFormatError, match="can't be written"):
         write_page(net, x, y, path=tmp_path / "no" / "out.html")
-    with pytest.raises(bp.DomainError, match=r"ends in '.pdf'; expected .html"):
+    with pytest.raises(bp.DomainError, match=r"out.pdf does not end in .html"):
         write_page(net, x, y, path=tmp_path / "out.pdf")
     with pytest.raises(bp.DtypeError, match="path is 3"):
         write_page(net, x, y, path=3)

@@ -45,7 +45,7 @@ def test_the_reasons_for_single_steps(backend):
         "1 step is too few": planned(epochs=1),
         "a stream of batches takes single steps": planned(singly="a stream of batches"),
         "'cube' has no": planned(bp.MLP([3, 2], [own], device="cpu")),
-        "BLAS is faster": planned(large, batch_size=64),
+        "BLAS is as fast": planned(large, batch_size=64),
     }
     if backend.device != "cpu":
         reasons["'cube' has no C++"] = planned(bp.MLP([3, 2], [own], device=backend))

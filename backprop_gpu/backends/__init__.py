@@ -54,7 +54,7 @@ def _chosen(
             if threads is not None and threads != device.threads:
                 raise DomainError(
                     f"threads is {threads!r}, and device is a backend, whose threads are "
-                    f"{device.threads}; leave threads out, or give them to the backend, as in "
+                    f"{device.threads}; leave threads out, or on the CPU give "
                     f"NumpyBackend(threads={threads!r})"
                 )
             return device, "given as a backend"

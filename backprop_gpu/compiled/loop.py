@@ -23,7 +23,7 @@ from backprop_gpu.optimizers import Optimizer
 Floats = NDArray[np.floating[Any]]
 
 MOST_LAYERS = 16  # each takes the compiler a fraction of a second more
-MOST_WEIGHTS = 1 << 26  # of which there are four copies
+MOST_WEIGHTS = 1 << 26  # of which there are four copies, and a tile may take as much again
 MOST_BYTES = 1e7  # of weights, where nobody insists: BLAS is as fast with larger ones
 
 
@@ -58,7 +58,7 @@ def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bo
     """
     # The time of "fused" steps over the loop's, with plain gradient descent and with Adam, two
     # threads. (Two cores of a fourth-generation EPYC, 23 November 2026. MKL's: of a
-    # Sapphire-Rapids-class Xeon, where the loop had blocks of 4 rows yet; these made it 1.2 times
+    # Sapphire-Rapids-class Xeon, where the loop still had blocks of 4 rows; these made it 1.2 times
     # as slow on the EPYC.)
     #     layers          batch             MB       NumPy          MKL
     #     256-256-10          8   float32  0.3    2.0   1.3     1.7   1.3

@@ -13,7 +13,7 @@ from backprop_gpu.compiled.threads import cores, worth_waking
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count, count_of
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
-from backprop_gpu.optimizers import SGD, Optimizer
+from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.training.crossovers import CROSSOVERS
 from backprop_gpu.training.paths import one_launch
 from backprop_gpu.training.paths.graphs import MOST, why_not_captured
@@ -112,6 +112,7 @@ def plan(
     steps = epochs * -(-samples // rows)
     flops = net.step_flops(rows)
     entry, optimizer = net.check_loss(loss), optimizer or SGD()
+    check_optimizer("optimizer", optimizer)
     if isinstance(net.backend, CudaBackend):
         singly = singly or ("streaming" if streams else "weighing samples" if weighted else None)
         if path in ("auto", "one launch"):
@@ -136,13 +137,13 @@ def plan(
         return Plan(by_steps, f"there is no compiled loop, for {obstacle}{launches}", net.threads)
     mkl = isinstance(net.backend, NumpyBackend) and net.backend.mkl is not None
     if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
-        why = f"{'MKL' if mkl else 'BLAS'} is faster than the compiled loop on products as large"
+        why = f"{'MKL' if mkl else 'BLAS'} is as fast as the compiled loop on products as large"
         return Plan(by_steps, why, net.threads)
     calls = SECONDS_PER_STEP + SECONDS_PER_SLOT * optimizer.slots
     if steps * (calls + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
         why = f"{_too_few(steps)} to be worth compiling a loop for"
         return Plan("steps", why, net.threads)
-    why = "small products, many steps: calls would take the time"
+    why = "many steps, of products that are not too large"
     return Plan("compiled", why, sharing)
 
 

@@ -176,8 +176,8 @@ def train(
         batches = stream
     else:
         raise DomainError(
-            "sample_weight is for arrays in memory, and these data are streamed; give arrays, "
-            "numpy.array(x) and numpy.array(y), or give the loss a weight that depends on y"
+            "sample_weight is for arrays in memory, and these data are streamed; give all of x and "
+            "y as two arrays, or give the loss a weight that depends on y"
         )
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
     checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
@@ -214,9 +214,11 @@ def train(
             seed=order_seed,
             limits=limits,
         )
-        before = net.parameters.copy() if optimizer.cuda is None else None
         run = Run(steps, history)
-        in_memory = (*(() if stream else (x, y)), *(held_out or ()))
+        learned = (
+            (x, y[:, :-1], y[:, -1:]) if weighs else (x, y)
+        )  # weights are small beside large y
+        in_memory = (*(() if stream else learned), *(held_out or ()))
         checkpoints.restore(
             run,
             watch.best,
@@ -232,6 +234,7 @@ def train(
             early_stopping=repr(early_stopping),
             data=glimpse_of(*in_memory) if checkpoint is not None else [],
         )
+        before = net.parameters.copy() if optimizer.cuda is None else None
         for _ in run.chunks(
             0 if watch.stopped_before(history) else epochs,
             one_by_one=watch.every_epoch,

@@ -69,7 +69,7 @@ def _checked(sample_weight: Any, samples: int, backend: Backend) -> NDArray[np.f
 
 def with_weights(y: Array, weights: NDArray[np.float64], backend: Backend) -> Array:
     """Return targets with one more column: the samples' weights, 1 on average."""
-    column = backend.asarray(weights[:, None] * (len(y) / weights.sum()), y.dtype)
+    column = backend.asarray(weights[:, None] / weights.mean(), y.dtype)
     with backend.computing(0):
         return backend.xp.concatenate([y, column], axis=1)
 

@@ -77,7 +77,7 @@ def write_page(net: MLP, x: Any, y: Any, loss: str | Loss = "mse", *, path: str 
     """
     path = checked_path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise DomainError(f"{path} ends in {path.suffix!r}; expected .html")
+        raise DomainError(f"{path} does not end in .html, as a page for a browser does")
     write_atomically(path, page(net, x, y, loss).encode())
 
 
