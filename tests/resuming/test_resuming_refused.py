@@ -256,6 +256,15 @@ def test_other_weights_of_the_same_samples(other, interrupt, tmp_path):
     assert "is of a run with other data" in refused(tmp_path, sample_weight=other)
 
 
+def test_other_weights_beside_large_targets(tmp_path):
+    weights, far = np.linspace(1, 2, len(X)), 1e6 + Y
+    options = {"optimizer": bp.Adam(0.05), "batch_size": 6, "loss": "mse"}
+    net = bp.MLP([X.shape[1], Y.shape[1]], ["identity"], device="cpu")
+    bp.train(net, X, far, epochs=1, checkpoint=tmp_path, sample_weight=weights, **options)
+    said = refused(tmp_path, X, far, net, sample_weight=weights[::-1], **options)
+    assert "is of a run with other data" in said
+
+
 def test_data_that_were_rounded_in_another_way(interrupt, tmp_path):
     """Another processor may prepare them so, and the run goes on there."""
     assert interrupt(3)

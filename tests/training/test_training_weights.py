@@ -276,7 +276,7 @@ def test_weights_of_data_that_are_streamed(kind, double, tmp_path):
     given = (np.load(tmp_path / "x.npy", mmap_mode="r"), y) if kind == "files" else ([(x, y)],)
     options = {"batch_size": 4} if kind == "files" else {}
     before = numbers(double)
-    with pytest.raises(bp.DomainError, match=r"sample_weight is for arrays .* numpy\.array\(x\)"):
+    with pytest.raises(bp.DomainError, match=r"sample_weight is for arrays .* two arrays"):
         bp.train(double, *given, sample_weight=WEIGHTS, **options)
     np.testing.assert_array_equal(numbers(double), before)
 
