@@ -215,9 +215,8 @@ def train(
             limits=limits,
         )
         run = Run(steps, history)
-        learned = (
-            (x, y[:, :-1], y[:, -1:]) if weighs else (x, y)
-        )  # weights are small beside large y
+        # Weights apart: beside large targets, a sum of both would hide them.
+        learned = (x, y[:, :-1], y[:, -1:]) if weighs else (x, y)
         in_memory = (*(() if stream else learned), *(held_out or ()))
         checkpoints.restore(
             run,
