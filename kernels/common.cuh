@@ -32,15 +32,16 @@ static __device__ real block_max(real mine) {
     return block_fold(mine, [](real a, real b) { return fmax(a, b); });
 }
 
-// All lanes of a warp get the sum, or the maximum, of `mine` over its lanes.
-static __device__ real warp_sum(real mine) {
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+// All lanes of a warp get the sum, or the maximum, of `mine` over its lanes, or over each `group`
+// of them, a power of two.
+static __device__ real warp_sum(real mine, int group = WARP) {
+    for (int lanes = group / 2; lanes > 0; lanes /= 2)
         mine += __shfl_xor_sync(0xffffffffu, mine, lanes);
     return mine;
 }
 
-static __device__ real warp_max(real mine) {
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+static __device__ real warp_max(real mine, int group = WARP) {
+    for (int lanes = group / 2; lanes > 0; lanes /= 2)
         mine = fmax(mine, __shfl_xor_sync(0xffffffffu, mine, lanes));
     return mine;
 }

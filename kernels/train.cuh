@@ -15,7 +15,7 @@ __device__ constexpr int biases_at(int l) {
 }
 constexpr int PARAMETERS = biases_at(L + 1);
 
-struct Numbers {  // of a step
+struct alignas(4 * sizeof(real)) Numbers {  // of a step; read as one
     real learning_rate, weight_decay, c0, c1;
 };
 
@@ -23,46 +23,66 @@ struct Numbers {  // of a step
 struct Run {
     real *parameters, *s0, *s1;  // (networks, PARAMETERS); null where the optimizer has no state
     const real *x, *y;
-    // The rows that an epoch takes, one after the other, from the epoch of first_step on; null: all
-    // as they lie. The strides lead to the next network or epoch, and may be 0.
+    // The rows that an epoch takes, one after the other; null: all as they lie. The strides lead to
+    // the next network or epoch, and may be 0.
     const index_t* order;
     const Numbers* numbers;  // of every step
     real* losses;            // (networks, steps); the first that is not finite is the last one
-    index_t n, batch_size, first_step, steps, order_stride, epoch_stride, numbers_stride;
+    // An epoch is n samples, of which `first` is taken first.
+    index_t n, batch_size, first, steps, epochs, order_stride, epoch_stride, numbers_stride;
     real clip_value, clip_norm;  // infinite for no limit
 };
 
-// The batches of one network, in turn.
-struct Batches {
+// The samples of one network, in turn.
+struct Rows {
     const index_t* order;
-    index_t n, size, epoch_stride, first, count;
+    index_t n, at, epoch_stride, epochs;
 
-    __device__ explicit Batches(const Run& run)
+    __device__ explicit Rows(const Run& run)
         : order(run.order ? run.order + blockIdx.x * run.order_stride : nullptr),
-          n(run.n), size(run.batch_size), epoch_stride(run.epoch_stride) {
-        begin(run.first_step % ((n + size - 1) / size) * size);
+          n(run.n), at(run.first), epoch_stride(run.epoch_stride), epochs(run.epochs) {}
+    // The row of the i-th from here on, in the same epoch.
+    __device__ index_t operator[](index_t i) const { return order ? order[at + i] : at + i; }
+    // After the last epoch, the last one comes again.
+    __device__ void skip(index_t count) {
+        at += count;
+        const bool ends = at == n;
+        epochs -= ends;
+        if (ends) at = 0;
+        if (ends && epochs > 0) order += epoch_stride;
     }
-    __device__ void begin(index_t at) {
-        first = at;
-        count = n - at < size ? n - at : size;
+    __device__ index_t take() {
+        const index_t row = (*this)[0];
+        skip(1);
+        return row;
     }
-    __device__ index_t row(index_t i) const { return order ? order[first + i] : first + i; }
-    __device__ void next() {
-        if (first + count < n) return begin(first + count);
-        if (order) order += epoch_stride;
-        begin(0);
+};
+
+// How many samples each batch has.
+struct Batches {
+    index_t n, size, left, count;
+    real share;  // 1 / count
+
+    __device__ explicit Batches(const Run& run) : n(run.n), size(run.batch_size) {
+        begin(n - run.first);
     }
+    __device__ void begin(index_t samples) {
+        left = samples;
+        count = left < size ? left : size;
+        share = real(1) / real(count);
+    }
+    __device__ void next() { begin(left == count ? n : left - count); }
 };
 
 INLINE void train_network(const Run& run);
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     train(real* parameters, real* s0, real* s1, const real* x, const real* y, const index_t* order,
-          const real* numbers, real* losses, index_t n, index_t batch_size, index_t first_step,
-          index_t steps, index_t order_stride, index_t epoch_stride, index_t numbers_stride,
+          const real* numbers, real* losses, index_t n, index_t batch_size, index_t first,
+          index_t steps, index_t epochs, index_t order_stride, index_t epoch_stride, index_t numbers_stride,
           real clip_value, real clip_norm) {
     train_network({parameters, s0, s1, x, y, order, reinterpret_cast<const Numbers*>(numbers),
-                   losses, n, batch_size, first_step, steps, order_stride, epoch_stride,
+                   losses, n, batch_size, first, steps, epochs, order_stride, epoch_stride,
                    numbers_stride, clip_value, clip_norm});
 }
 

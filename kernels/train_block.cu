@@ -94,14 +94,14 @@ INLINE void forward(Shared<L>& shared, int rows) {
 
 // Equations 1 and 2 for the last layer, times `share`, 1/n. Returns the thread's share of sum C_i.
 template <class g>
-INLINE real output(Shared<L>& shared, const Batches& batch, index_t first, int rows, const real* y,
+INLINE real output(Shared<L>& shared, const Rows& sample, index_t first, int rows, const real* y,
                    real share) {
     real sum = 0;
     if constexpr (g::softmax) {  // a warp takes a row
         const int lane = threadIdx.x % WARP;
         for (int r = threadIdx.x / WARP; r < rows; r += THREADS / WARP) {
             real *z = shared.a + r * stride(L), exponentials = 0;
-            const real* y_r = y + batch.row(first + r) * OUTPUTS;
+            const real* y_r = y + sample[first + r] * OUTPUTS;
             // No lane reads what another one overwrites: shuffles put memory in no order.
             real top = __shfl_sync(0xffffffffu, lane < OUTPUTS ? z[lane] : real(0), 0);
             for (int j = lane; j < OUTPUTS; j += WARP) top = fmax(top, z[j]);
@@ -119,7 +119,7 @@ INLINE real output(Shared<L>& shared, const Batches& batch, index_t first, int r
             const int r = i / OUTPUTS, j = i % OUTPUTS;
             real& cell = shared.a[r * stride(L) + j];
             const real z = cell, a = g::g(z), m = OUTPUTS;
-            const real y_j = y[batch.row(first + r) * OUTPUTS + j];
+            const real y_j = y[sample[first + r] * OUTPUTS + j];
             sum += Loss::term(z, a, y_j, m);
             cell = Loss::slope(z, a, y_j, m) * share;
         }
@@ -184,26 +184,26 @@ INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
+    Rows sample(run);
     Batches batch(run);
     Gradient<L> gradient = {};
     index_t done = 0;
 
     load<L>(shared, run.parameters + at);
     while (done < run.steps) {
-        const real share = real(1) / real(batch.count);
         real C = 0;
         for (index_t first = 0; first < batch.count; first += TILE) {
             const int rows = batch.count - first < TILE ? int(batch.count - first) : TILE;
             for (int i = threadIdx.x; i < rows * INPUTS; i += THREADS) {
                 const int r = i / INPUTS, k = i % INPUTS;
-                shared.Shared<0>::a[r * stride(0) + k] = run.x[batch.row(first + r) * INPUTS + k];
+                shared.Shared<0>::a[r * stride(0) + k] = run.x[sample[first + r] * INPUTS + k];
             }
             __syncthreads();
             forward<L>(shared, rows);
-            C += output<Activation<L>>(shared, batch, first, rows, run.y, share);
+            C += output<Activation<L>>(shared, sample, first, rows, run.y, batch.share);
             backward<L>(shared, gradient, rows);
         }
-        C = block_sum(C) * share;
+        C = block_sum(C) * batch.share;
         if (threadIdx.x == 0) losses[done] = C;
         ++done;
         if (!isfinite(C)) break;
@@ -222,6 +222,7 @@ INLINE void train_network(const Run& run) {
             if (SLOTS > 1) run.s1[at + i] = v;
             g = 0;
         });
+        sample.skip(batch.count);
         batch.next();
         ++now;
     }

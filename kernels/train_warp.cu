@@ -32,15 +32,15 @@ struct Nodes<0> {
 
 INLINE real of_lane(real mine, int lane) { return __shfl_sync(EVERYONE, mine, lane); }
 
-// Lane k gets the sum of v[k] over all lanes, for every k < count, a power of two. Lanes first swap
-// halves of what they have: 31 shuffles for 32 sums, which would take 160 one by one. `group` lanes
-// have sums of different v.
-template <int count, int group = count>
+// Lane k gets the sum of v[k] over the lanes below `nodes`, for every k < count, a power of two; in
+// the others v is zero. Lanes first swap halves of what they have: 31 shuffles for 32 sums, which
+// would take 160 one by one. `group` lanes have sums of different v.
+template <int nodes, int count, int group = count>
 INLINE real sum_each(real* v, int lane) {
     if constexpr (count == 1) {
         real sum = v[0];
 #pragma unroll
-        for (int lanes = group; lanes < WARP; lanes *= 2)
+        for (int lanes = group; lanes < nodes; lanes *= 2)
             sum += __shfl_xor_sync(EVERYONE, sum, lanes);
         return sum;
     } else {
@@ -51,7 +51,7 @@ INLINE real sum_each(real* v, int lane) {
             const real keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
             v[i] = keep + __shfl_xor_sync(EVERYONE, give, half);
         }
-        return sum_each<half, group>(v, lane);
+        return sum_each<nodes, half, group>(v, lane);
     }
 }
 
@@ -59,25 +59,27 @@ __device__ constexpr int power_of_two(int least) {
     return least <= 1 ? 1 : 2 * power_of_two((least + 1) / 2);
 }
 
-// Calls body(parameter, where it is in the flat array, whether it is a weight) for a lane's own.
+// Calls body(parameter, where it is in the flat array, whether it is a weight, whether there is such
+// a node) for a lane's own. Lanes do not part here: it takes longer to bring them together again.
 template <int l, class Body>
 INLINE void each_parameter(Nodes<L>& nodes, Body body) {
     constexpr int K = SIZES[l - 1];
     Nodes<l>& own = nodes;
     if constexpr (l > 1) each_parameter<l - 1>(nodes, body);
-    if (nodes.lane >= SIZES[l]) return;
+    const bool there = nodes.lane < SIZES[l];
 #pragma unroll
-    for (int k = 0; k < K; ++k) body(own.w[k], weights_at(l) + nodes.lane * K + k, true);
-    body(own.b, biases_at(l) + nodes.lane, false);
+    for (int k = 0; k < K; ++k) body(own.w[k], weights_at(l) + nodes.lane * K + k, true, there);
+    body(own.b, biases_at(l) + nodes.lane, false, there);
 }
 
-// sum_k e^(z_k - top), where `top` is the largest z; `e` gets the lane's own term.
+// sum_k e^(z_k - top), where `top` is the largest z; `e` gets the lane's own term. Lanes that have no
+// node may get another number.
 template <int size>
 INLINE real sum_of_exponentials(real z, int lane, real& top, real& e) {
     const real first = of_lane(z, 0);
-    top = warp_max(lane < size ? z : first);
+    top = warp_max(lane < size ? z : first, power_of_two(size));
     e = lane < size ? exp(z - top) : real(0);
-    return warp_sum(e);
+    return warp_sum(e, power_of_two(size));
 }
 
 template <int l>
@@ -92,7 +94,7 @@ INLINE void forward(Nodes<L>& nodes) {
     if constexpr (Activation<l>::softmax) {
         real top, e;
         const real sum = sum_of_exponentials<N>(own.z, nodes.lane, top, e);
-        own.a = e / sum;
+        own.a = nodes.lane < N ? e / sum : real(0);
     } else {
         own.a = Activation<l>::g(own.z);
     }
@@ -104,7 +106,7 @@ INLINE void to_delta(Nodes<L>& nodes, real dC_da) {
     Nodes<l>& own = nodes;
     const bool there = nodes.lane < SIZES[l];
     if constexpr (Activation<l>::softmax) {
-        const real mean = warp_sum(there ? own.a * dC_da : real(0));
+        const real mean = warp_sum(there ? own.a * dC_da : real(0), power_of_two(SIZES[l]));
         own.delta = there ? own.a * (dC_da - mean) : real(0);
     } else {
         own.delta = there ? dC_da * Activation<l>::g_prime(own.z, own.a) : real(0);
@@ -142,56 +144,72 @@ INLINE void backward(Nodes<L>& nodes) {
         real v[sums];
 #pragma unroll
         for (int k = 0; k < sums; ++k) v[k] = k < K ? own.delta * own.w[k].p : real(0);
-        to_delta<l - 1>(nodes, sum_each<sums>(v, nodes.lane));
+        to_delta<l - 1>(nodes, sum_each<SIZES[l], sums>(v, nodes.lane));
         backward<l - 1>(nodes);
     }
+}
+
+struct Sample {
+    real x, y;  // a lane's input and output
+};
+
+INLINE Sample fetch(const Run& run, index_t row, int lane) {
+    return {lane < INPUTS ? run.x[row * INPUTS + lane] : real(0),
+            lane < OUTPUTS ? run.y[row * OUTPUTS + lane] : real(0)};
 }
 
 INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
+    Rows rows(run);
     Batches batch(run);
-    index_t done = 0;
 
     Nodes<L> nodes = {};
     nodes.lane = threadIdx.x;
-    each_parameter<L>(nodes, [&](Parameter& q, int i, bool) {
+    each_parameter<L>(nodes, [&](Parameter& q, int i, bool, bool there) {
+        if (!there) return;
         q.p = run.parameters[at + i];
         if (SLOTS > 0) q.s0 = run.s0[at + i];
         if (SLOTS > 1) q.s1 = run.s1[at + i];
     });
+    // While a sample is computed, the next one is fetched, and the row of the one after that.
+    Sample ahead = fetch(run, rows.take(), nodes.lane);
+    index_t row = rows.take(), i = 0, done = 0;
+    real C = 0;
     while (done < run.steps) {
         const Numbers now = numbers[done];
-        const real share = real(1) / real(batch.count);
-        real C = 0;
-        for (index_t i = 0; i < batch.count; ++i) {
-            const index_t row = batch.row(i);
-            const int lane = nodes.lane;
-            nodes.Nodes<0>::a = lane < INPUTS ? run.x[row * INPUTS + lane] : real(0);
-            nodes.y = lane < OUTPUTS ? run.y[row * OUTPUTS + lane] : real(0);
-            forward<L>(nodes);
-            C += output(nodes, share);
-            backward<L>(nodes);
-        }
-        C = warp_sum(C) * share;
-        if (nodes.lane == 0) losses[done] = C;
+        nodes.Nodes<0>::a = ahead.x;
+        nodes.y = ahead.y;
+        ahead = fetch(run, row, nodes.lane);
+        row = rows.take();
+        forward<L>(nodes);
+        C += output(nodes, batch.share);
+        const real total = warp_sum(C, power_of_two(OUTPUTS)) * batch.share;
+        backward<L>(nodes);
+        if (++i < batch.count) continue;
+
+        if (nodes.lane == 0) losses[done] = total;
         ++done;
-        if (!isfinite(C)) break;
+        if (__any_sync(EVERYONE, !isfinite(total))) break;
         if constexpr (CLIPS)
             clip(
                 run,
                 [&](auto body) {
-                    each_parameter<L>(nodes, [&](Parameter& q, int, bool) { body(q.dC_dp); });
+                    each_parameter<L>(nodes, [&](Parameter& q, int, bool, bool) { body(q.dC_dp); });
                 },
-                warp_max, warp_sum);
-        each_parameter<L>(nodes, [=](Parameter& q, int, bool is_weight) {
+                [](real mine) { return warp_max(mine); }, [](real mine) { return warp_sum(mine); });
+        each_parameter<L>(nodes, [=](Parameter& q, int, bool is_weight, bool there) {
             apply(q.p, q.dC_dp, q.s0, q.s1, now, is_weight);
+            if (!there) q.p = 0;  // whatever the optimizer makes of zeros
             q.dC_dp = 0;
         });
         batch.next();
+        C = 0;
+        i = 0;
     }
-    each_parameter<L>(nodes, [&](Parameter& q, int i, bool) {
+    each_parameter<L>(nodes, [&](Parameter& q, int i, bool, bool there) {
+        if (!there) return;
         run.parameters[at + i] = q.p;
         if (SLOTS > 0) run.s0[at + i] = q.s0;
         if (SLOTS > 1) run.s1[at + i] = q.s1;

@@ -110,6 +110,25 @@ def test_optimizers(optimizer, kernel):
     Case((6, 7, 3), ["tanh", "sigmoid"], optimizer=optimizer, n=20, batch_size=8).check()
 
 
+class BySign:
+    """p -= learning_rate g / |g|: NaN for nodes of gradient 0, such as lanes without a node have."""
+
+    learning_rate, slots, weight_decay = 0.01, 0, 0.0
+    cuda = "p -= learning_rate * g / fabs(g);"
+
+    def corrections(self, step):
+        return np.ones_like(step), np.ones_like(step)
+
+    def update(self, xp, p, g, state, numbers, decayed):
+        p -= numbers[0] * g / abs(g)
+
+
+@needs_gpp
+def test_nothing_comes_of_lanes_without_a_node(monkeypatch):
+    force("train_warp", monkeypatch)
+    Case((2, 7, 3), ["tanh", "sigmoid"], optimizer=BySign(), n=20, batch_size=8).check()
+
+
 LIMITS = [Limits(0.01), Limits(norm=0.05), Limits(0.01, 0.02), Limits(1e9, 1e9)]
 
 
@@ -165,7 +184,7 @@ def test_orders_are_those_of_shuffled():
 
 def mixed_case(dtype="float32", **changes):
     options = {"optimizer": bp.Adam(0.01), "n": 10, "seed": 1, "steps": 11, "dtype": dtype}
-    return Case((3, 9, 2), ["tanh", "softmax"], "cce", **options | changes)
+    return Case((3, 4, 9, 2), ["tanh", "tanh", "softmax"], "cce", **options | changes)
 
 
 @needs_gpp
@@ -333,7 +352,7 @@ MUTANTS = {
         ("__shfl_xor_sync(EVERYONE, sum, lanes)", "sum", 0),
         *[("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
         ("q.dC_dp = 0;", "", 0),
-        ("if (order) order += epoch_stride;", "", 0),
+        ("if (ends && epochs > 0) order += epoch_stride;", "", 0),
     ],
     "train_block": [
         *[("__syncthreads();", "", which) for which in range(7)],
@@ -341,7 +360,7 @@ MUTANTS = {
         ("top = warp_max(top);", "", 0),
         ("exponentials = warp_sum(exponentials);", "", 0),
         ("g = 0;", "", 0),
-        ("if (order) order += epoch_stride;", "", 0),
+        ("if (ends && epochs > 0) order += epoch_stride;", "", 0),
     ],
 }
 

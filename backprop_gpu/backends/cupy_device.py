@@ -29,7 +29,7 @@ DRIVER = (
     "an NVIDIA GPU is needed, and a driver that is new enough for this CuPy: 580 or newer for "
     "backprop-gpu[cuda13], 525 or newer for backprop-gpu[cuda12]"
 )
-OPTIONS = ("--std=c++17",)
+OPTIONS = ("--std=c++17", "-prec-div=false", "-prec-sqrt=false")
 NO_MEMORY = 2  # CUDA's status, of its runtime and of its driver
 OF_EACH_THREAD = 2  # CUDA's name for a stream of every thread's own
 

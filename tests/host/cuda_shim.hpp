@@ -171,6 +171,9 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, HOST_LINE) {
         if (group >> lane & 1 && host::warp().seen[lane]) votes |= 1u << lane;
     return votes;
 }
+inline int __any_sync(unsigned mask, int predicate, HOST_LINE) {
+    return __ballot_sync(mask, predicate, line) != 0;
+}
 inline unsigned __activemask() { return host::warp().live; }
 
 template <class T>

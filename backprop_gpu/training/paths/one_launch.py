@@ -226,7 +226,9 @@ class OneLaunch:
         losses.fill(math.nan)
         s0, s1, *_ = (*state, None, None)
         numbers_stride = 0 if len(numbers) == 1 else len(steps)
-        sizes = (n, self._batch_size, steps.start, len(steps), order_stride, epoch_stride)
+        first = steps.start % batches
+        epochs = -(-(first + len(steps)) // batches)
+        sizes = (n, self._batch_size, first * self._batch_size, len(steps), epochs)
         self._backend.launch(
             self._source,
             "train",
@@ -234,7 +236,7 @@ class OneLaunch:
             (
                 *(parameters, s0, s1, x, y, order),
                 *(self._backend.asarray(numbers, self._dtype), losses),
-                *map(np.int64, (*sizes, numbers_stride)),
+                *map(np.int64, (*sizes, order_stride, epoch_stride, numbers_stride)),
                 *self._limits,
             ),
             self._kernel.shared_bytes,
