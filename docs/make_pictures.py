@@ -35,7 +35,7 @@ def pictures():
         "jump_2_activation": bp.draw(net, trace=trace, jump=activation),
         "jump_3_arrived": bp.draw(net, trace=trace, jump=arrived),
         "jump_4_weights": bp.draw(net, trace=trace, jump=weights),
-        "gradients": bp.draw(net, trace=trace, gradients=gradients, by="gradients"),
+        "gradients": bp.draw(net, trace=trace, gradients=gradients),
     }
 
 

@@ -77,9 +77,11 @@ def test_the_sign_of_a_weight_needs_no_colours():
     assert len(lines["weights-1-zero"].get_segments()) == 1
 
 
-def test_lines_show_gradients(run):
+def test_lines_show_the_gradients_that_are_given(run):
     net, _, gradients, _ = run
-    shown = weights(draw(net, gradients=gradients, by="gradients"))
+    figure = draw(net, gradients=gradients)
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "∂C/∂w above 0"
+    shown = weights(figure)
     widths = np.concatenate([shown["weights-3-positive"].get_linewidth()])
     expected = np.sort(gradients.weights[2].ravel())
     expected = 0.5 + 2.9 * expected / expected[-1]
@@ -145,8 +147,6 @@ def test_files(run, tmp_path, suffix, start):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"by": "size"}, bp.DomainError, 'expected "weights" or "gradients"'),
-        ({"by": "gradients"}, bp.DomainError, "needs gradients"),
         ({"most": 2}, bp.DomainError, "3 or above"),
         ({"path": "net.bmp"}, bp.DomainError, "expected one of .png, .svg, .pdf"),
         ({"path": 3}, bp.DtypeError, "path is 3"),
@@ -166,7 +166,7 @@ def test_what_is_of_another_network(run):
     with pytest.raises(bp.ShapeError, match="this network's are"):
         draw(other, trace=trace)
     with pytest.raises(bp.ShapeError, match="this network's are"):
-        draw(other, gradients=gradients, by="gradients")
+        draw(other, gradients=gradients)
     with pytest.raises(bp.ShapeError, match="this network's layers are"):
         draw(other, jump=jumps[0])
     with pytest.raises(bp.DomainError, match="rows 0 to 0"):
@@ -174,11 +174,8 @@ def test_what_is_of_another_network(run):
 
 
 def test_what_would_not_be_shown(run):
-    net, _, gradients, _ = run
-    with pytest.raises(bp.DomainError, match='give by="gradients"'):
-        draw(net, gradients=gradients)
     with pytest.raises(bp.DomainError, match="sample is 1, and neither a trace nor a jump"):
-        draw(net, sample=1)
+        draw(run[0], sample=1)
 
 
 def test_without_matplotlib(run, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,7 +77,6 @@ def draw(
     *,
     trace: Trace | None = None,
     gradients: Gradients | None = None,
-    by: Literal["weights", "gradients"] = "weights",
     jump: Jump | None = None,
     sample: int = 0,
     most: int = 10,
@@ -95,9 +94,7 @@ def draw(
     trace : Trace, optional
         From ``net.forward(x)``: every node shows its output, and is filled by it.
     gradients : Gradients, optional
-        From ``net.backward(trace, y)``, for `by`.
-    by : {"weights", "gradients"}
-        What the lines show: W, or dC/dW.
+        From ``net.backward(trace, y)``: the lines show dC/dW in the place of W.
     jump : Jump, optional
         One of `jump_back`: the line that it jumps over is marked, and the gradient collected so
         far is written where it arrives. On arrival at weights, these show dC/dW.
@@ -127,12 +124,6 @@ def draw(
     >>> net, x, y = bp.textbook(device="cpu")
     >>> figure = draw(net, trace=net.forward(x))
     """
-    if by not in ("weights", "gradients"):
-        raise DomainError(f'by is {by!r}; expected "weights" or "gradients"')
-    if by == "gradients" and gradients is None:
-        raise DomainError('by="gradients" needs gradients: what net.backward(trace, y) returned')
-    if by == "weights" and gradients is not None:
-        raise DomainError('gradients are given, and by="weights" shows none; give by="gradients"')
     if check_count("most", most) < 3:
         raise DomainError(f"most is {most}; expected a whole number, 3 or above")
     target = None if path is None else check_picture_path(path)
@@ -141,9 +132,7 @@ def draw(
     shown = [shown_nodes(size, most) for size in net.layer_sizes]
     picture = _Picture(net, sample, shown, figure.add_axes((0.0, 0.0, 1.0, 1.0)))
 
-    matrices: list[Array] = list(net.weights)
-    if by == "gradients" and gradients is not None:
-        matrices = list(gradients.weights)
+    matrices: list[Array] = list((net if gradients is None else gradients).weights)
     if jump is not None and jump.dC_dW is not None:
         matrices[jump.layer - 1] = jump.dC_dW
     for l, matrix in enumerate(matrices, start=1):
@@ -152,7 +141,7 @@ def draw(
     _draw_nodes(picture, trace)
     if jump is not None:
         _draw_collected(picture, jump)
-    _draw_legend(picture, by, jump)
+    _draw_legend(picture, gradients is not None, jump)
     _fit(figure, picture, jump)
     if target is not None:
         save_figure(figure, target)
@@ -341,11 +330,11 @@ def _draw_collected(picture: _Picture, jump: Jump) -> None:
     picture.write(x, y, words, va="bottom", fontsize=11, color=MARK)
 
 
-def _draw_legend(picture: _Picture, by: str, jump: Jump | None) -> None:
+def _draw_legend(picture: _Picture, of_gradients: bool, jump: Jump | None) -> None:
     from matplotlib.lines import Line2D
 
-    what = "∂C/∂w" if by == "gradients" else "w"
-    if jump is not None and jump.dC_dW is not None and by == "weights":
+    what = "∂C/∂w" if of_gradients else "w"
+    if jump is not None and jump.dC_dW is not None and not of_gradients:
         what = f"w (in layer {jump.layer}: ∂C/∂w)"
     handles: list[Any] = [
         Line2D([], [], color=POSITIVE, linewidth=2.4, label=f"{what} above 0"),
