@@ -189,7 +189,8 @@ class Adam:
 
     def corrections(self, step: Any) -> tuple[Any, Any]:
         """Return the factors of m and v: 1 / (1 - beta1^t) and 1 / (1 - beta2^t)."""
-        # Not divisors: steps that divide every m and v took 5% longer.
+        # Not divisors: compiled steps that divide every m and v took 5% longer (two cores of a
+        # fourth-generation EPYC, 23 November 2026).
         return 1 / (1 - self.beta1**step), 1 / (1 - self.beta2**step)
 
     def update(
