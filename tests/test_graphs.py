@@ -145,6 +145,16 @@ def test_a_plan_tells_what_stands_between_graphs():
 
     assert "steps are a CUDA graph" in why()
     assert "a CUDA graph each, with streaming between them" in why(streams=True)
+    assert why(weighted=True).endswith(
+        "weighing samples takes single steps; its kernels are launched one by one, for "
+        "'weighted mse' has no CUDA expressions"
+    )
+
+
+def test_a_weighted_loss_is_not_captured_as_its_plan_says():
+    device, weights = StandInDevice(), np.arange(1, 24)
+    trained(network(device.backend()), sample_weight=weights)
+    assert set(device.graphs) == {1}  # the update
 
 
 def test_clipped_data_from_files_take_no_single_launch(tmp_path):

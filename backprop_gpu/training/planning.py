@@ -17,6 +17,7 @@ from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
 from backprop_gpu.training.crossovers import CROSSOVERS
 from backprop_gpu.training.paths import one_launch
 from backprop_gpu.training.paths.graphs import MOST, why_not_captured
+from backprop_gpu.training.weighting import weighted as of_weighted
 
 PathName = Literal["auto", "steps", "fused", "compiled", "one launch"]
 
@@ -115,6 +116,7 @@ def plan(
     check_optimizer("optimizer", optimizer)
     if isinstance(net.backend, CudaBackend):
         singly = singly or ("streaming" if streams else "weighing samples" if weighted else None)
+        entry = of_weighted(entry) if weighted else entry
         if path in ("auto", "one launch"):
             return _plan_on_gpu(net, entry, optimizer, rows, steps, path, singly, networks)
     obstacles = {

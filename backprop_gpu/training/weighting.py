@@ -125,7 +125,7 @@ def weighted(loss: Loss) -> Loss:
         return y[:, -1] * of_z(xp, z, y[:, :-1])
 
     return _Weighted(
-        loss.name,
+        f"weighted {loss.name}",
         value=lambda xp, a, y: y[:, -1] * loss.value(xp, a, y[:, :-1]),
         gradient=lambda xp, a, y: y[:, -1:] * loss.gradient(xp, a, y[:, :-1]),
         canonical=loss.canonical,
