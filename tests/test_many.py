@@ -8,7 +8,7 @@ import pytest
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled import CompiledLoop, CompileError
 from backprop_gpu.compiled.compiler import compiler
 
 PATHS = ["steps"] if compiler() is None else ["steps", "compiled"]
@@ -106,12 +106,31 @@ def test_what_does_not_fit_is_an_error_before_anything_is_changed(options, messa
 
 
 @needs_compiler
-def test_fewer_threads_than_a_network_takes_are_refused():
-    nets = [bp.MLP([256, 256, 256, 9], device="cpu", threads=n) for n in (1, 2)]
-    x, y, before = np.ones((400, 256)), np.ones((400, 9)), nets[0].parameters.copy()
-    with pytest.raises(bp.DomainError, match=r"threads is 1, and 2 .* by MLP\(threads=1\)"):
-        bp.train_many(nets, x, y, threads=1, path="compiled")
-    np.testing.assert_array_equal(nets[0].parameters, before)
+@pytest.mark.parametrize(
+    ("threads", "taken"), [(1, [1, 1, 1]), (2, [1, 2, 2]), (3, [1, 2, 3]), (9, [1, 2, 4])]
+)
+def test_threads_are_for_all_networks_and_change_no_bit(threads, taken, monkeypatch):
+    """4 would share each batch, of a network that is not limited to fewer."""
+    shared_by = []
+
+    class Watched(CompiledLoop):
+        def run(self, *args, **options):
+            shared_by.append(self.threads)
+            return super().run(*args, **options)
+
+    def trained(threads):
+        nets = [bp.MLP([256, 256, 256, 9], device="cpu", threads=n) for n in (1, 2, 4)]
+        backends = [net.backend for net in nets]
+        bp.train_many(nets, *data, threads=threads, path="compiled")
+        assert [net.backend for net in nets] == backends
+        return np.stack([net.parameters for net in nets])
+
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(120, 256)), rng.random((120, 9))
+    expected = trained(4)
+    monkeypatch.setattr("backprop_gpu.training.paths.compiled_steps.CompiledLoop", Watched)
+    np.testing.assert_array_equal(trained(threads), expected)
+    assert sorted(shared_by) == taken
 
 
 def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, to_cpu
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.compiled import or_numpy
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import (
@@ -65,8 +67,8 @@ def train_many(
     rows : sequence of array of int, optional
         Which rows of the data each network is trained on, possibly repeated: bootstrap samples.
     threads : int, optional
-        How many threads there are for all that are compiled: at least as many as share the
-        batches of one, which ``MLP(threads=)`` limits. Default: as many as there are cores.
+        How many threads there are for all that are compiled; they change no bit. Default: as many
+        as there are cores.
 
     Returns
     -------
@@ -106,12 +108,7 @@ def train_many(
     ]
     plans *= len(jobs) // len(plans)
     compiled = [i for i, chosen in enumerate(plans) if chosen.path == "compiled"]
-    shared_by = max((plans[i].threads or 1 for i in compiled), default=1)
-    if threads is not None and shared_by > threads:
-        raise DomainError(
-            f"threads is {threads}, and {shared_by} would share each batch of a network; make the "
-            f"networks by MLP(threads={threads})"
-        )
+    shared_by = min(workers, max((plans[i].threads or 1 for i in compiled), default=1))
     histories: list[History | None] = [None] * len(jobs)
     if together and plans[0].path == "one launch":
         histories = train_together(
@@ -130,13 +127,13 @@ def train_many(
     def train_one(i: int, look: Callable[[Run], None] | bool = False) -> History:
         own, insists = plans[i].path, path == plans[i].path
         options = {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle, "progress": look}
-        return jobs[i].train(own, insists, **options)
+        return jobs[i].train(own, insists, shared_by, **options)
 
     def look(run: Run) -> None:
         if stopped.is_set():
             raise _StoppedError
 
-    with ThreadPoolExecutor(max(1, workers // shared_by)) as pool:
+    with ThreadPoolExecutor(workers // shared_by) as pool:
         trained = pool.map(lambda i: train_one(i, look), compiled)
         try:
             for i, history in zip(compiled, trained, strict=True):
@@ -174,8 +171,11 @@ class _Job(NamedTuple):
             networks=networks,
         )
 
-    def train(self, path: PathName, insists: bool, **options: Any) -> History:
-        """Train on a path; by NumPy, if nothing can be compiled and nobody insists."""
+    def train(self, path: PathName, insists: bool, threads: int, **options: Any) -> History:
+        """Train on a path; by NumPy, if nothing can be compiled and nobody insists.
+
+        So many `threads` share a batch in the compiled loop, at most.
+        """
         net, x, y = self.net, self.x, self.y
         if self.rows is not None:
             with net.backend.computing():
@@ -183,11 +183,23 @@ class _Job(NamedTuple):
                 x, y = x[index], y[index]
         options |= {"loss": self.loss, "optimizer": self.optimizer, "seed": self.seed}
         try:
-            with or_numpy(insists=insists, stacklevel=4):
+            limited = _limited(net, threads) if path == "compiled" else nullcontext()
+            with or_numpy(insists=insists, stacklevel=4), limited:
                 return train(net, x, y, path=path, **options)
             return train(net, x, y, path="steps", **options)
         except TrainingDiverged as error:
             return error.history
+
+
+@contextmanager
+def _limited(net: MLP, threads: int) -> Iterator[None]:
+    """Let a network have so many threads, or fewer if it is limited to fewer itself."""
+    own = net.backend
+    net.backend = NumpyBackend(min(threads, net.threads or threads))
+    try:
+        yield
+    finally:
+        net.backend = own
 
 
 def _checked_nets(nets: Sequence[MLP]) -> list[MLP]:
