@@ -38,6 +38,7 @@ from backprop_gpu.estimators.stochastic import fit_stochastic
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.sklearn_import import CORE_NAMES
+from backprop_gpu.training.checkpoints import check_folder_given
 from backprop_gpu.training.history import Epoch
 from backprop_gpu.training.planning import PathName
 
@@ -83,7 +84,7 @@ class BaseMLP(FittedNetwork):
     path: PathName = "auto"
     callbacks: Sequence[Callable[[Epoch], bool | None]] = ()
     checkpoint: Any = None
-    checkpoint_every: int = 1
+    checkpoint_every: int | None = None
     resume: bool = False
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -98,7 +99,7 @@ class BaseMLP(FittedNetwork):
         "path": [StrOptions({"auto", "steps", "fused", "compiled"})],
         "callbacks": [list, tuple],
         "checkpoint": [None, str, os.PathLike],
-        "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left"), None],
         "resume": ["boolean"],
     }
 
@@ -179,7 +180,7 @@ class BaseMLP(FittedNetwork):
             raise DomainError(
                 f"checkpoint={os.fspath(self.checkpoint)!r} is of fit, and partial_fit writes no "
                 "checkpoints; write pickle.dumps(model) to a file between its calls, and set "
-                "checkpoint=None and resume=False"
+                "checkpoint=None, checkpoint_every=None and resume=False"
             )
         if self.checkpoint is not None and self.solver == "lbfgs":
             raise DomainError("checkpoint= is for the solvers 'sgd' and 'adam', not for 'lbfgs'")
@@ -187,8 +188,9 @@ class BaseMLP(FittedNetwork):
             raise DomainError(
                 f"path={self.path!r} is for the solvers 'sgd' and 'adam', not for 'lbfgs'"
             )
-        if self.resume and self.checkpoint is None:
-            raise DomainError("resume=True needs checkpoint=, the folder to go on from")
+        check_folder_given(
+            self.checkpoint, checkpoint_every=self.checkpoint_every, resume=self.resume or None
+        )
         if not all(map(callable, self.callbacks)):
             raise DomainError(f"callbacks is {self.callbacks!r}; expected functions of an Epoch")
         self._entries(len(hidden))  # raises if it cannot be

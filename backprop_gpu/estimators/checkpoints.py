@@ -40,7 +40,8 @@ class FitCheckpoints:
                 f"checkpoint= needs a number as random_state, so that a fit that goes on draws "
                 f"the same again; it is {estimator.random_state!r}"
             )
-        self.every = check_count("checkpoint_every", estimator.checkpoint_every)
+        every = estimator.checkpoint_every
+        self.every = check_count("checkpoint_every", 1 if every is None else every)
         self._rng = rng
         self._folder = Folder(estimator.checkpoint, KEPT, resume=estimator.resume)
         self.path_of_newest = self._folder.path_of_newest

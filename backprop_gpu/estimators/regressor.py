@@ -65,7 +65,7 @@ SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
     checkpoint : path or None = None
         A folder: `fit` writes where it is there (extra ``io``; not with "lbfgs", and
         `random_state` has to be a number). `partial_fit` does not, and refuses it.
-    checkpoint_every : int = 1; epochs from one checkpoint to the next
+    checkpoint_every : int or None = None; epochs from one checkpoint to the next; None: 1
     resume : bool = False
         Whether `fit` goes on from the newest checkpoint in the folder, if there is one: it ends
         with the same model as without interruption, to the bit on the same device."""

@@ -26,6 +26,7 @@ from backprop_gpu.errors import (
     DomainError,
     FileFormatError,
     ShapeError,
+    brief,
     check_count,
     check_positive,
 )
@@ -205,16 +206,32 @@ class Checkpoints:
     ----------
     folder : path or None
         With None there are none.
-    every : float
-        After how many epochs one is written; 0.1 is ten times an epoch.
-    keep, resume
+    every : float or None
+        After how many epochs one is written; 0.1 is ten times an epoch. None: 1.
+    keep : int or None
+        How many of the newest stay. None: 3.
+    resume
         As of `Folder`.
+
+    Raises
+    ------
+    DomainError
+        If one of the others is given, and no folder.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, every: float, keep: int, *, resume: bool
+        self,
+        folder: str | os.PathLike[str] | None,
+        every: float | None,
+        keep: int | None,
+        *,
+        resume: bool,
     ) -> None:
-        self.every = check_positive("checkpoint_every", every)
+        check_folder_given(
+            folder, checkpoint_every=every, checkpoint_keep=keep, resume=resume or None
+        )
+        self.every = check_positive("checkpoint_every", 1 if every is None else every)
+        keep = 3 if keep is None else keep
         self._folder = None if folder is None else Folder(folder, keep, resume=resume)
         self._identity: dict[str, Any] = {}
 
@@ -251,6 +268,13 @@ class Checkpoints:
         self._identity = _identity_of(run, **identity)
         if not self._folder.restore(self._identity, lambda saved: _restore(saved, run, best)):
             self.write_if_due(run, best)
+
+
+def check_folder_given(folder: object, **options: object) -> None:
+    """Raise DomainError if there is no folder, and an option of its checkpoints is not None."""
+    for name, value in options.items():
+        if folder is None and value is not None:
+            raise DomainError(f"{name}={brief(value)} needs checkpoint=, the checkpoints' folder")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -62,8 +62,8 @@ def train(
     progress: bool | Callable[[Run], None] = False,
     path: PathName = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: float = 1,
-    checkpoint_keep: int = 3,
+    checkpoint_every: float | None = None,
+    checkpoint_keep: int | None = None,
     resume: bool = False,
 ) -> History:
     """Train a network by gradient descent on the gradients of backpropagation.
@@ -116,10 +116,10 @@ def train(
         same results to rounding.
     checkpoint : path, optional
         A folder for checkpoints of the run (extra ``io``), to resume it after it was killed.
-    checkpoint_every : float
-        Epochs from one checkpoint to the next; 0.1 writes ten in an epoch.
-    checkpoint_keep : int
-        How many of the newest checkpoints are kept.
+    checkpoint_every : float, optional
+        Epochs from one checkpoint to the next; 0.1 writes ten in an epoch. Default: 1.
+    checkpoint_keep : int, optional
+        How many of the newest checkpoints are kept. Default: 3.
     resume : bool
         Go on from the newest checkpoint in the folder, if there is one. Give the same arguments
         (`epochs` may be more). `net` gets the checkpoint's parameters, and ends with those of a run
@@ -160,8 +160,6 @@ def train(
         if limit is not None:
             check_positive(f"clip_{name}", limit)
     _check_helpers(optimizer, validation, early_stopping, callbacks)
-    if resume and checkpoint is None:
-        raise DomainError("resume=True needs checkpoint=, the folder to go on from")
     net.check_parameters()
     if net.device == "cpu" and not net.parameters.flags.writeable:
         raise DomainError("net.parameters is read-only, and training changes it in place")

@@ -164,7 +164,8 @@ def test_a_fit_to_other_data_is_refused(what, tmp_path):
     [
         ({"random_state": None}, "random_state"),
         ({"solver": "lbfgs"}, "'lbfgs'"),
-        ({"checkpoint": None, "resume": True}, "needs checkpoint="),
+        ({"checkpoint": None, "resume": True}, "resume=True needs checkpoint="),
+        ({"checkpoint": None, "checkpoint_every": 1}, "checkpoint_every=1 needs checkpoint="),
     ],
 )
 def test_what_can_not_be_resumed(options, message, tmp_path):

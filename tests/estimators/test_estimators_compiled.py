@@ -188,12 +188,12 @@ def test_nan_ends_the_fit_where_it_ends_that_of_single_steps(target, early, alph
 def test_a_fit_that_was_killed_ends_with_the_same_bits(settings, tmp_path):
     """On the path of its checkpoint: "auto" would not compile anything for so short a fit."""
     pytest.importorskip("safetensors")
-    settings = SOLVERS[settings] | {"checkpoint_every": 3}
+    settings, checkpoints = SOLVERS[settings], {"checkpoint": tmp_path, "checkpoint_every": 3}
     whole = new(MLPClassifier, "compiled", **settings).fit(X, SPECIES)
-    killed = new(MLPClassifier, "compiled", **settings, checkpoint=tmp_path)
+    killed = new(MLPClassifier, "compiled", **settings, **checkpoints)
     with pytest.raises(Killed):
         killed.set_params(callbacks=[killed_after(7)]).fit(X, SPECIES)
-    resumed = new(MLPClassifier, "auto", **settings, checkpoint=tmp_path, resume=True)
+    resumed = new(MLPClassifier, "auto", **settings, **checkpoints, resume=True)
     assert_same_bits(resumed.fit(X, SPECIES), whole)
     assert resumed.path_ == "compiled"
     assert new(MLPClassifier, "auto", **settings).fit(X, SPECIES).path_ == "steps"

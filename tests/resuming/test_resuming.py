@@ -106,9 +106,10 @@ def test_early_stopping_wherever_it_is_interrupted(stopping, interrupt, tmp_path
 
 @pytest.mark.parametrize("every", [1, 0.3])
 def test_on_every_backend_and_in_every_dtype(backend, dtype, every, interrupt, tmp_path):
-    options = {"checkpoint_every": every, "validation": HELD_OUT}
+    options = {"validation": HELD_OUT}
     net = network(backend, dtype)
     expected = outcome(net, train(net, **options))
+    options["checkpoint_every"] = every
 
     def stop(epoch):
         if epoch.number == 4:
@@ -237,9 +238,9 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
 @pytest.mark.parametrize("there", ["from NumPy", "to NumPy"])
 def test_on_another_device(backend, there, interrupt, tmp_path):
     """Sums in another order end elsewhere in the last bits; what is saved is exact."""
-    options = {"checkpoint_every": 0.3, **STOPPING["training loss"]}
+    options = STOPPING["training loss"]
     before, after = ("cpu", backend) if there == "from NumPy" else (backend, "cpu")
-    assert interrupt(8, before, **options)
+    assert interrupt(8, before, checkpoint_every=0.3, **options)
     (file,) = sorted(tmp_path.glob("step-*"))[-1:]
     saved = [read(file, device=device) for device in ("cpu", backend)]
     bits = {net.net.backend.to_numpy(net.net.parameters).tobytes() for net in saved}

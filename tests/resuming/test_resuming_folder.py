@@ -42,10 +42,17 @@ def test_a_run_begins_in_an_empty_or_absent_folder(folder, resume, tmp_path):
         assert os.listdir(place)
 
 
-def test_resuming_needs_a_folder():
-    net = network()
-    with pytest.raises(bp.DomainError, match=r"resume=True needs .*checkpoint"):
-        train(net, resume=True)
+@pytest.mark.parametrize(
+    "given", [{"checkpoint_every": 1}, {"checkpoint_keep": 3}, {"resume": True}], ids=str
+)
+def test_what_is_said_of_checkpoints_needs_a_folder(given):
+    (name, value), net = *given.items(), network()
+    before = net.parameters.copy()
+    with pytest.raises(
+        bp.DomainError, match=f"{name}={value} needs checkpoint=, the checkpoints' folder"
+    ):
+        train(net, **given)
+    np.testing.assert_array_equal(net.parameters, before)
 
 
 @pytest.mark.parametrize("path", ["file", "file/run"])
@@ -74,8 +81,8 @@ def test_a_folder_that_cant_be_written_shows_before_anything_is_trained(tmp_path
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("checkpoint_every", value) for value in (0, -1, math.nan, math.inf, "1", None, True)),
-        *(("checkpoint_keep", value) for value in (0, -1, 1.5, "1", None, True)),
+        *(("checkpoint_every", value) for value in (0, -1, math.nan, math.inf, "1", True)),
+        *(("checkpoint_keep", value) for value in (0, -1, 1.5, "1", True)),
     ],
 )
 def test_bad_argument(name, value, tmp_path):
