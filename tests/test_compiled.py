@@ -85,6 +85,7 @@ class Case(TrainingCase):
         ((5, 3, 5, 4), 1, 1, "float64"),  # the textbook's
         ((1, 1), 2, 1, "float32"),
         ((2, 31, 1), 10, 4, "float32"),
+        ((2, 31, 1), 10, 2**32 + 3, "float32"),  # which an int would have as 3
         ((33, 1, 257, 2), 37, 37, "float64"),
         ((31, 33, 3), 70, 33, "float32"),
         ((16, 64, 32, 10), 700, 500, "float64"),  # and a smaller batch

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zarr
+from host.needs import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,19 @@ def test_every_row_comes_once_an_epoch_and_an_epoch_can_begin_at_any_batch(
         assert flat(found) == list(range(n))
     start = data.draw(st.integers(0, len(found)))
     assert rows(source.epoch(epoch, start)) == found[start:]
+
+
+@pytest.mark.parametrize("path", ["steps", pytest.param("compiled", marks=needs_compiler)])
+def test_batches_that_are_larger_than_the_data_are_all_of_them(path):
+    """And take no more memory."""
+    x, y = Sliced(matrix(30)), np.ones((30, 1), "float32")
+    nets = [bp.MLP([3, 2, 1], device="cpu") for _ in range(2)]
+    losses = [
+        bp.train(net, x, y, batch_size=size, epochs=3, path=path).loss
+        for net, size in zip(nets, (30, 10**15), strict=True)
+    ]
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(*(net.parameters for net in nets))
 
 
 def test_the_seed_and_the_epoch_alone_decide_the_order():

@@ -89,7 +89,8 @@ def _network_unit(
 ) -> str:
     L, numbers = len(layer_sizes) - 1, ", ".join(map(str, layer_sizes))
     constants = (
-        f"constexpr int L = {L}, SIZES[] = {{{numbers}}}, BATCH = {batch_size};\n"
+        f"constexpr int L = {L}, SIZES[] = {{{numbers}}};\n"
+        f"constexpr int64_t BATCH = {batch_size};\n"
         f"constexpr int MOST_THREADS = {MOST_THREADS};\n"
         f"constexpr bool PLAIN = {truth(plain)};\n"
     )

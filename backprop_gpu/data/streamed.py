@@ -76,12 +76,13 @@ class StreamedBatches:
         check_targets: CheckTargets,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        self.batch_size = check_count("batch_size", batch_size)
+        batch_size = check_count("batch_size", batch_size)
         kept_bytes = check_count("window_bytes", window_bytes) // 4
         self._x = Rows(x, "x", columns[0], dtype, kept_bytes)
         self._y = Rows(y, "y", columns[1], dtype, kept_bytes)
         check_same_rows(self._x, self._y)
         self.samples = len(self._x)
+        self.batch_size = min(batch_size, self.samples)
         self.per_epoch = -(-self.samples // self.batch_size)
         self._columns, self._dtype, self._seed = columns, dtype, seed
         self._backend, self._check_targets = backend, check_targets
