@@ -23,43 +23,30 @@ INLINE void mma_m16n8k8(float (&sum)[4], const unsigned (&A)[4], const unsigned 
 // The rows and columns of an M x N product that are a warp's: HIGH x WIDE fragments of 16 x 8, of
 // which each lane has four numbers. Beyond the edge it computes the last ones once more; a warp
 // whose number is too large has nothing. It takes what Patch takes, but needs all lanes at once.
-template <int HIGH, int WIDE>
+template <int M, int N, int HIGH, int WIDE, bool A_T, bool B_T>
 struct Fragments {
     typedef real Numbers[HIGH][WIDE][4];
-    int row, column, g, t, M, N;
+    static constexpr int ACROSS = parts(N, 8 * WIDE), COUNT = parts(M, 16 * HIGH) * ACROSS * WARP;
 
-    static __device__ constexpr int count(int M, int N) {
-        return parts(M, 16 * HIGH) * parts(N, 8 * WIDE) * WARP;
-    }
+    int row, column, g, t;
 
-    __device__ Fragments(int number, int M_, int N_) : M(M_), N(N_) {
+    __device__ explicit Fragments(int number) {
         // Else the compiler works out the places of all parts before the first step, and has no
         // registers for them.
         asm volatile("" : "+r"(number));
-        const int across = parts(N, 8 * WIDE), warp = number / WARP;
-        row = warp / across * 16 * HIGH;
-        column = warp % across * 8 * WIDE;
+        const int warp = number / WARP;
+        row = warp / ACROSS * 16 * HIGH;
+        column = warp % ACROSS * 8 * WIDE;
         g = number % WARP / 4;
         t = number % 4;
     }
-    __device__ void multiply(Numbers& sum, const real* A, int A_row, int A_q, const real* B,
-                             int B_q, int B_column, int count) const {
-        if (row >= M) return;
-        for (int q = 0; q < count; q += 8) {
-            unsigned a[HIGH][4], b[2];
-#pragma unroll
-            for (int i = 0; i < 2 * HIGH; ++i) {
-                const int r = min(row + 8 * i + g, M - 1);
-                take(a[i / 2][i % 2], a[i / 2][i % 2 + 2], A + r * A_row, A_q, q, count);
-            }
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j) {
-                const int k = min(column + 8 * j + g, N - 1);
-                take(b[0], b[1], B + k * B_column, B_q, q, count);
-#pragma unroll
-                for (int i = 0; i < HIGH; ++i) mma_m16n8k8(sum[i][j], a[i], b);
-            }
-        }
+    __device__ int first_row() const { return row; }
+
+    __device__ void multiply(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+                             int count) const {
+        int q = 0;
+        for (; q + 8 <= count; q += 8) add<false>(sum, A, A_ld, B, B_ld, q, count);
+        if (q < count) add<true>(sum, A, A_ld, B, B_ld, q, count);
     }
     // Calls body(row, column, number) for the numbers within the edges.
     template <class Body>
@@ -77,21 +64,46 @@ struct Fragments {
     }
 
    private:
-    // Lane 4 g + t takes two of from[q * step], ..., from[(q + 7) * step], rounded, with 0 in the
-    // place of what is beyond `count`. They are not t and t + 4, as a sum may be in any order, but
-    // 2 t and 2 t + 1. Neighbours are read as one. If they are none, lanes read 0, 2, 5, 7 first,
-    // which lie in different banks, for rows are 8 modulo 16 numbers long.
-    __device__ void take(unsigned& one, unsigned& other, const real* from, int step, int q,
+    // sum += A B, of eight factors; those beyond `count` are zero, if some are.
+    template <bool SOME_ARE>
+    __device__ void add(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld, int q,
+                        int count) const {
+        unsigned a[HIGH][4], b[2];
+#pragma unroll
+        for (int i = 0; i < 2 * HIGH; ++i)
+            take<A_T, SOME_ARE>(a[i / 2][i % 2], a[i / 2][i % 2 + 2], A, A_ld,
+                                inside<M, 16 * HIGH>(row + 8 * i + g), q, count);
+#pragma unroll
+        for (int j = 0; j < WIDE; ++j) {
+            take<!B_T, SOME_ARE>(b[0], b[1], B, B_ld, inside<N, 8 * WIDE>(column + 8 * j + g), q,
+                                 count);
+#pragma unroll
+            for (int i = 0; i < HIGH; ++i) mma_m16n8k8(sum[i][j], a[i], b);
+        }
+    }
+    template <int SIZE, int UNIT>
+    static __device__ int inside(int line) {
+        return SIZE % UNIT == 0 ? line : min(line, SIZE - 1);
+    }
+    // Lane 4 g + t takes two of factors q to q + 7 of a line, rounded. They are not t and t + 4, as
+    // a sum may be in any order, but 2 t and 2 t + 1. Neighbours are read as one. If those of A or
+    // of B are none, lanes read 0, 2, 5, 7 first, which lie in different banks, for rows are 8
+    // modulo 16 numbers long.
+    template <bool TRANSPOSED, bool SOME_ARE_BEYOND>
+    __device__ void take(unsigned& one, unsigned& other, const real* from, int ld, int line, int q,
                          int count) const {
-        const int first = q + 2 * t + t / 2, second = first ^ 1;
-        real x = 0, y = 0;
-        if (step == 1) {
-            const float2 both = *reinterpret_cast<const float2*>(from + q + 2 * t);
-            if (first < count) x = t / 2 ? both.y : both.x;
-            if (second < count) y = t / 2 ? both.x : both.y;
+        const bool swaps = (A_T || !B_T) && t / 2;
+        const int first = q + 2 * t + swaps, second = first ^ 1;
+        real x, y;
+        if constexpr (TRANSPOSED) {
+            x = !SOME_ARE_BEYOND || first < count ? from[first * ld + line] : real(0);
+            y = !SOME_ARE_BEYOND || second < count ? from[second * ld + line] : real(0);
         } else {
-            if (first < count) x = from[first * step];
-            if (second < count) y = from[second * step];
+            const float2 both = *reinterpret_cast<const float2*>(from + line * ld + q + 2 * t);
+            x = swaps ? both.y : both.x;
+            y = swaps ? both.x : both.y;
+            if (SOME_ARE_BEYOND && first >= count) x = 0;
+            if (SOME_ARE_BEYOND && second >= count) y = 0;
         }
         one = to_tf32(x);
         other = to_tf32(y);
@@ -100,8 +112,14 @@ struct Fragments {
 
 template <>
 struct Products<true> {
-    typedef Fragments<2, 4> LargeWeights, LargeTile;
-    typedef Fragments<1, 2> SmallWeights, SmallTile;
+    // In large parts, if there is one for every thread.
+    static __device__ constexpr bool large(int M, int N) {
+        return parts(M, 32) * parts(N, 32) * WARP >= THREADS;
+    }
+    template <int M, int N, bool A_T, bool B_T>
+    using Tile = Fragments<M, N, large(M, N) ? 2 : 1, large(M, N) ? 4 : 2, A_T, B_T>;
+    template <int M, int N, int high, int wide>
+    using Weights = Fragments<M, N, high / 16, wide / 8, true, false>;
     // 8 modulo 16: no two lanes of Fragments::take read from the same bank.
     static __device__ constexpr int stride(int columns) { return (columns + 7) / 16 * 16 + 8; }
 };

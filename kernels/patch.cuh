@@ -3,38 +3,76 @@
 
 __device__ constexpr int parts(int n, int unit) { return (n + unit - 1) / unit; }
 
-// The rows and columns of an M x N product that are a thread's: far from each other, so that the
-// threads of a warp read neighbours. Beyond the edge it computes the last ones once more; a
-// thread whose number is too large has nothing.
-template <int HIGH, int WIDE>
+template <int size>
+struct alignas(size * sizeof(real) < 16 ? size * sizeof(real) : 16) Vector {
+    real x[size];
+};
+
+// The rows of A, or the columns of B, that are a thread's: COUNT of SIZE. The factors of one lie side
+// by side in memory; or, if the matrix is TRANSPOSED, those of neighbours do. What neighbours in
+// memory have is read at once. Threads have neighbours, so that a warp reads from all banks.
+template <int SIZE, int COUNT, bool TRANSPOSED>
+struct Lines {
+    static constexpr int GROUP = !TRANSPOSED ? 1 : COUNT < 4 ? COUNT : 4;  // of neighbours
+    static constexpr int SHARES = parts(SIZE, COUNT), GROUPS = parts(SIZE, GROUP);
+
+    static __device__ constexpr int at(int share, int i) {
+        return GROUP * (share + i / GROUP * SHARES) + i % GROUP;
+    }
+    // Beyond the edge there is the last group once more.
+    static __device__ int group(int share, int i) {
+        const int number = share + i * SHARES;
+        return SIZE % COUNT == 0 || number < GROUPS ? number : GROUPS - 1;
+    }
+    // Factors q to q + STEP - 1 of each line; ld is how far it is from row to row in memory.
+    template <int STEP>
+    static __device__ void take(real (&to)[COUNT][STEP], const real* from, int ld, int share, int q) {
+#pragma unroll
+        for (int i = 0; i < COUNT / GROUP; ++i) {
+            if constexpr (TRANSPOSED) {
+#pragma unroll
+                for (int e = 0; e < STEP; ++e) {
+                    const auto v = read<GROUP>(from + (q + e) * ld + group(share, i) * GROUP);
+#pragma unroll
+                    for (int c = 0; c < GROUP; ++c) to[i * GROUP + c][e] = v.x[c];
+                }
+            } else {
+                const auto v = read<STEP>(from + group(share, i) * ld + q);
+#pragma unroll
+                for (int e = 0; e < STEP; ++e) to[i][e] = v.x[e];
+            }
+        }
+    }
+
+   private:
+    template <int size>
+    static __device__ Vector<size> read(const real* from) {
+        return *reinterpret_cast<const Vector<size>*>(from);
+    }
+};
+
+// The numbers of an M x N product that are a thread's, of A or its transpose and B or its transpose.
+template <int M, int N, int HIGH, int WIDE, bool A_T, bool B_T>
 struct Patch {
     typedef real Numbers[HIGH][WIDE];
-    int rows[HIGH], columns[WIDE], M, N;
+    typedef Lines<M, HIGH, A_T> Rows;
+    typedef Lines<N, WIDE, !B_T> Columns;
+    static constexpr int COUNT = Rows::SHARES * Columns::SHARES;  // of all patches
 
-    static __device__ constexpr int count(int M, int N) { return parts(M, HIGH) * parts(N, WIDE); }
+    const int row_share, column_share;
 
-    __device__ Patch(int number, int M_, int N_) : M(M_), N(N_) {
-        const int down = parts(M, HIGH), across = parts(N, WIDE), first = number / across;
-#pragma unroll
-        for (int i = 0; i < HIGH; ++i) rows[i] = first < down ? first + i * down : M;
-#pragma unroll
-        for (int j = 0; j < WIDE; ++j) columns[j] = number % across + j * across;
-    }
-    // sum += A B, where A(i, q) is A[i * A_row + q * A_q], B(q, j) is B[q * B_q + j * B_column].
-    __device__ void multiply(Numbers& sum, const real* A, int A_row, int A_q, const real* B,
-                             int B_q, int B_column, int count) const {
-        if (rows[0] >= M) return;
-        for (int q = 0; q < count; ++q) {
-            real a[HIGH], b[WIDE];
-#pragma unroll
-            for (int i = 0; i < HIGH; ++i) a[i] = A[min(rows[i], M - 1) * A_row + q * A_q];
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j) b[j] = B[q * B_q + min(columns[j], N - 1) * B_column];
-#pragma unroll
-            for (int i = 0; i < HIGH; ++i)
-#pragma unroll
-                for (int j = 0; j < WIDE; ++j) sum[i][j] += a[i] * b[j];
-        }
+    __device__ explicit Patch(int number)
+        : row_share(number / Columns::SHARES), column_share(number % Columns::SHARES) {}
+
+    __device__ int first_row() const { return Rows::at(row_share, 0); }
+
+    // sum += A B, of so many factors each.
+    __device__ void multiply(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+                             int count) const {
+        constexpr int STEP = A_T && !B_T ? 1 : 4;
+        int q = 0;
+        for (; q + STEP <= count; q += STEP) add<STEP>(sum, A, A_ld, B, B_ld, q);
+        for (; q < count; ++q) add<1>(sum, A, A_ld, B, B_ld, q);
     }
     // Calls body(row, column, number) for the numbers within the edges.
     template <class Body>
@@ -42,8 +80,26 @@ struct Patch {
 #pragma unroll
         for (int i = 0; i < HIGH; ++i)
 #pragma unroll
-            for (int j = 0; j < WIDE; ++j)
-                if (rows[i] < M && columns[j] < N) body(rows[i], columns[j], numbers[i][j]);
+            for (int j = 0; j < WIDE; ++j) {
+                const int row = Rows::at(row_share, i), column = Columns::at(column_share, j);
+                if ((M % HIGH == 0 || row < M) && (N % WIDE == 0 || column < N))
+                    body(row, column, numbers[i][j]);
+            }
+    }
+
+   private:
+    template <int STEP>
+    __device__ void add(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+                        int q) const {
+        real a[HIGH][STEP], b[WIDE][STEP];
+        Rows::template take<STEP>(a, A, A_ld, row_share, q);
+        Columns::template take<STEP>(b, B, B_ld, column_share, q);
+#pragma unroll
+        for (int e = 0; e < STEP; ++e)
+#pragma unroll
+            for (int i = 0; i < HIGH; ++i)
+#pragma unroll
+                for (int j = 0; j < WIDE; ++j) sum[i][j] += a[i][e] * b[j][e];
     }
 };
 
@@ -51,9 +107,20 @@ struct Patch {
 // mma.cuh has those for TF32.
 template <bool tf32>
 struct Products {
-    typedef Patch<8, 8> LargeWeights;
-    typedef Patch<8, 4> LargeTile;
-    typedef Patch<4, 4> SmallWeights, SmallTile;
-    // Odd: the same column of 32 rows lies in 32 banks.
-    static __device__ constexpr int stride(int columns) { return columns | 1; }
+    // The patch that takes least time: what a thread multiplies and reads, as often as it has one.
+    static __device__ constexpr int time(int M, int N, int high, int wide) {
+        return parts(parts(M, high) * parts(N, wide), THREADS) * (high * wide + 2 * (high + wide));
+    }
+    static __device__ constexpr int best(int M, int N, bool asks_high) {
+        int high = 8, wide = 4, least = time(M, N, high, wide);
+        for (int h = 4, w = 4; h > 0; h == w ? w /= 2 : h /= 2)
+            if (w > 0 && time(M, N, h, w) < least) high = h, wide = w, least = time(M, N, h, w);
+        return asks_high ? high : wide;
+    }
+    template <int M, int N, bool A_T, bool B_T>
+    using Tile = Patch<M, N, best(M, N, true), best(M, N, false), A_T, B_T>;
+    template <int M, int N, int high, int wide>
+    using Weights = Patch<M, N, high, wide, true, false>;
+    // 4 times an odd number: eight rows' vectors of four numbers lie in different banks.
+    static __device__ constexpr int stride(int columns) { return 4 * (parts(columns, 4) | 1); }
 };

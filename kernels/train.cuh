@@ -58,20 +58,13 @@ struct Rows {
     }
 };
 
-// How many samples each batch has.
-struct Batches {
-    index_t n, size, left, count;
+// The next batch of an epoch, of which so many samples are left.
+struct Batch {
+    index_t count;
     real share;  // 1 / count
 
-    __device__ explicit Batches(const Run& run) : n(run.n), size(run.batch_size) {
-        begin(n - run.first);
-    }
-    __device__ void begin(index_t samples) {
-        left = samples;
-        count = left < size ? left : size;
-        share = real(1) / real(count);
-    }
-    __device__ void next() { begin(left == count ? n : left - count); }
+    __device__ Batch(const Run& run, index_t left)
+        : count(left < run.batch_size ? left : run.batch_size), share(real(1) / real(count)) {}
 };
 
 INLINE void train_network(const Run& run);

@@ -12,40 +12,50 @@
 //
 // delta[l] takes the place of a[l], which nothing needs by then. In front of this file stand
 // train.cuh, patch.cuh and mma.cuh, and TILE, SHARED_BYTES, TF32 (are products on tensor cores?)
-// and LARGE_WEIGHTS (has a layer's dC/dW large parts?). Softmax is the last layer's, under
-// cross-entropy.
+// and HIGH and WIDE (rows and columns of the parts of each dC/dW). Softmax is the last layer's,
+// under cross-entropy.
 
 static_assert(THREADS == MAX_THREADS && (!Activation<L>::softmax || Loss::of_rows));
 
 typedef Products<TF32> Product;
 __device__ constexpr int stride(int l) { return Product::stride(SIZES[l]); }
 
-template <bool first, class A, class B>
-struct Choose {
-    typedef A type;
-};
-template <class A, class B>
-struct Choose<false, A, B> {
-    typedef B type;
-};
-
-// A tile's samples by a layer's nodes: in large parts, if there is one for every thread.
-template <int l>
-using TilePart = typename Choose<(Product::LargeTile::count(TILE, SIZES[l]) >= THREADS),
-                                 Product::LargeTile, Product::SmallTile>::type;
-
 // A layer's dC/dW: a thread keeps so many parts of it.
 template <int l>
-using WeightPart =
-    typename Choose<LARGE_WEIGHTS[l - 1], Product::LargeWeights, Product::SmallWeights>::type;
+using WeightPart = typename Product::template Weights<SIZES[l], SIZES[l - 1], HIGH[l - 1], WIDE[l - 1]>;
 template <int l>
-constexpr int shares = parts(WeightPart<l>::count(SIZES[l], SIZES[l - 1]), THREADS);
+constexpr int shares = parts(WeightPart<l>::COUNT, THREADS);
+
+// Calls body(p, part) for the parts of a layer's dC/dW that are a thread's.
+template <int l, class Body>
+INLINE void each_share(Body body) {
+#pragma unroll
+    for (int p = 0; p < shares<l>; ++p) {
+        const int number = threadIdx.x + p * THREADS;
+        if (number < WeightPart<l>::COUNT) body(p, WeightPart<l>(number));
+    }
+}
+
+// Calls body(row, column, number) for all numbers of a product of which the first `rows` rows are
+// wanted: of A, with TILE rows, and B or its transpose, with N columns.
+template <int N, bool B_T, class Body>
+INLINE void multiply(int rows, const real* A, int A_ld, const real* B, int B_ld, int count,
+                     Body body) {
+    typedef typename Product::template Tile<TILE, N, false, B_T> Part;
+    for (int number = threadIdx.x; number < Part::COUNT; number += THREADS) {
+        const Part part(number);
+        if (part.first_row() >= rows) break;
+        typename Part::Numbers sum = {};
+        part.multiply(sum, A, A_ld, B, B_ld, count);
+        part.each(sum, body);
+    }
+}
 
 template <int l>
 struct Shared : Shared<l - 1> {
     real W[SIZES[l] * stride(l - 1)], b[stride(l)];
     real a[TILE * stride(l)];  // later delta; z in the last layer
-    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 2];  // mma.cuh reads pairs
+    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 4];  // what follows is read by fours
 };
 template <>
 struct Shared<0> {
@@ -76,19 +86,13 @@ INLINE void forward(Shared<L>& shared, int rows) {
     constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l - 1);
     if constexpr (l > 1) forward<l - 1>(shared, rows);
     Shared<l>& own = shared;
-    typedef TilePart<l> Part;
-    for (int number = threadIdx.x; number < Part::count(rows, N); number += THREADS) {
-        const Part part(number, rows, N);
-        typename Part::Numbers sum = {};
-        part.multiply(sum, own.Shared<l - 1>::a, ld, 1, own.W, 1, ld, K);
-        part.each(sum, [&](int r, int j, real product) {
-            const real z = product + own.b[j];
-            const int i = r * stride(l) + j;
-            if constexpr (l < L && Activation<l>::keeps_z) own.z[i] = z;
-            if constexpr (l < L) own.a[i] = Activation<l>::g(z);
-            else own.a[i] = z;
-        });
-    }
+    multiply<N, true>(rows, own.Shared<l - 1>::a, ld, own.W, ld, K, [&](int r, int j, real product) {
+        const real z = product + own.b[j];
+        const int i = r * stride(l) + j;
+        if constexpr (l < L && Activation<l>::keeps_z) own.z[i] = z;
+        if constexpr (l < L) own.a[i] = Activation<l>::g(z);
+        else own.a[i] = z;
+    });
     __syncthreads();
 }
 
@@ -136,26 +140,19 @@ INLINE void backward(Shared<L>& shared, Gradient<L>& gradient, int rows) {
     Shared<l - 1>& before = shared;
     Gradient<l>& mine = gradient;
     const real* delta = own.a;
-#pragma unroll
-    for (int p = 0; p < shares<l>; ++p)
-        WeightPart<l>(threadIdx.x + p * THREADS, N, K)
-            .multiply(mine.dC_dW[p], delta, 1, ld, before.a, ld_before, 1, rows);
+    each_share<l>([&](int p, const WeightPart<l>& part) {
+        part.multiply(mine.dC_dW[p], delta, ld, before.a, ld_before, rows);
+    });
     if (threadIdx.x < N)
         for (int r = 0; r < rows; ++r) mine.dC_db += delta[r * ld + threadIdx.x];
     __syncthreads();
     if constexpr (l > 1) {
-        typedef TilePart<l - 1> Part;
-        for (int number = threadIdx.x; number < Part::count(rows, K); number += THREADS) {
-            const Part part(number, rows, K);
-            typename Part::Numbers sum = {};
-            part.multiply(sum, delta, ld, 1, own.W, ld_before, 1, N);
-            part.each(sum, [&](int r, int k, real dC_da) {
-                typedef Activation<l - 1> g;
-                const int i = r * ld_before + k;
-                const real a = before.a[i], z = g::keeps_z ? before.z[i] : a;
-                before.a[i] = dC_da * g::g_prime(z, a);
-            });
-        }
+        multiply<K, false>(rows, delta, ld, own.W, ld_before, N, [&](int r, int k, real dC_da) {
+            typedef Activation<l - 1> g;
+            const int i = r * ld_before + k;
+            const real a = before.a[i], z = g::keeps_z ? before.z[i] : a;
+            before.a[i] = dC_da * g::g_prime(z, a);
+        });
         __syncthreads();
         backward<l - 1>(shared, gradient, rows);
     }
@@ -172,9 +169,7 @@ INLINE void each_parameter(Shared<L>& shared, Gradient<L>& gradient, Body body) 
     const auto weight = [&](int j, int k, real& g) {
         body(own.W[j * stride(l - 1) + k], g, weights_at(l) + j * K + k, true);
     };
-#pragma unroll
-    for (int p = 0; p < shares<l>; ++p)
-        WeightPart<l>(threadIdx.x + p * THREADS, N, K).each(mine.dC_dW[p], weight);
+    each_share<l>([&](int p, const WeightPart<l>& part) { part.each(mine.dC_dW[p], weight); });
     if (threadIdx.x < N) body(own.b[threadIdx.x], mine.dC_db, biases_at(l) + threadIdx.x, false);
 }
 
@@ -185,12 +180,12 @@ INLINE void train_network(const Run& run) {
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
     Rows sample(run);
-    Batches batch(run);
     Gradient<L> gradient = {};
     index_t done = 0;
 
     load<L>(shared, run.parameters + at);
     while (done < run.steps) {
+        const Batch batch(run, run.n - sample.at);
         real C = 0;
         for (index_t first = 0; first < batch.count; first += TILE) {
             const int rows = batch.count - first < TILE ? int(batch.count - first) : TILE;
@@ -223,7 +218,6 @@ INLINE void train_network(const Run& run) {
             g = 0;
         });
         sample.skip(batch.count);
-        batch.next();
         ++now;
     }
     each_parameter<L>(shared, gradient, [&](real& p, real&, int i, bool) {

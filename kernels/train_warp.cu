@@ -163,7 +163,8 @@ INLINE void train_network(const Run& run) {
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
     Rows rows(run);
-    Batches batch(run);
+    index_t left = run.n - run.first;
+    Batch batch(run, left);
 
     Nodes<L> nodes = {};
     nodes.lane = threadIdx.x;
@@ -204,7 +205,8 @@ INLINE void train_network(const Run& run) {
             if (!there) q.p = 0;  // whatever the optimizer makes of zeros
             q.dC_dp = 0;
         });
-        batch.next();
+        left = left == batch.count ? run.n : left - batch.count;
+        batch = Batch(run, left);
         C = 0;
         i = 0;
     }

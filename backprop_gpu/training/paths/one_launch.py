@@ -35,9 +35,8 @@ MOST_ORDERED = 1 << 22  # samples of one launch whose order is worked out before
 # Of the 255 registers of a thread, those for what it keeps of the parameters from step to step.
 WARP_REGISTERS, BLOCK_REGISTERS = 168, 130
 
-# The large and the small parts of a layer's gradient, as in patch.cuh, and in mma.cuh for TF32:
-# rows, columns, and how many threads share them.
-PARTS = {False: ((8, 8, 1), (4, 4, 1)), True: ((32, 32, 32), (16, 16, 32))}
+# Parts of a layer's gradient, as in patch.cuh, and in mma.cuh for TF32: rows and columns.
+PARTS = {False: ((8, 8), (8, 4), (4, 4)), True: ((32, 32), (16, 16))}
 
 
 class Gpu(NamedTuple):
@@ -214,20 +213,19 @@ class OneLaunch:
         networks, n = len(parameters), len(x) if rows is None else rows.shape[1]
         order, order_stride, epoch_stride = None, 0, 0
         batches = -(-n // self._batch_size)
+        first = steps.start % batches
+        epochs = -(-(first + len(steps)) // batches)
         if rows is not None:
             order, order_stride = rows, n
         if seeds is not None and batches > 1:  # as for `Steps`, one batch keeps its order
-            epochs = range(steps.start // batches, (steps.stop - 1) // batches + 1)
-            order = self._backend.empty((networks, len(epochs), n), np.dtype(np.int64))
-            self._backend.shuffle(as_keys(seeds), epochs.start, order)
-            order_stride, epoch_stride = len(epochs) * n, n
+            order = self._backend.empty((networks, epochs, n), np.dtype(np.int64))
+            self._backend.shuffle(as_keys(seeds), steps.start // batches, order)
+            order_stride, epoch_stride = epochs * n, n
             if rows is not None:
                 order = self._backend.xp.take_along_axis(rows[:, None], order, axis=-1)
         losses.fill(math.nan)
         s0, s1, *_ = (*state, None, None)
         numbers_stride = 0 if len(numbers) == 1 else len(steps)
-        first = steps.start % batches
-        epochs = -(-(first + len(steps)) // batches)
         sizes = (n, self._batch_size, first * self._batch_size, len(steps), epochs)
         self._backend.launch(
             self._source,
@@ -262,14 +260,16 @@ def source(
         **{"L": len(activations), "SLOTS": optimizer.slots, "THREADS": kernel.threads},
         **{"TILE": kernel.tile, "SHARED_BYTES": kernel.shared_bytes},
     }
-    large = (str(int(_gradient(*pair, kernel.tf32)[1])) for pair in pairwise(layer_sizes))
+    high, wide = zip(
+        *(_gradient(*pair, kernel.tf32)[1] for pair in pairwise(layer_sizes)), strict=True
+    )
+    lists = {"SIZES": layer_sizes, "HIGH": high, "WIDE": wide}
     truths = {"TF32": kernel.tf32, "CLIPS": clips}
     network = (
         "#define INLINE static __device__ __forceinline__",
         *(f"constexpr int {name} = {value};" for name, value in constants.items()),
         *(f"constexpr bool {name} = {int(value)};" for name, value in truths.items()),
-        f"constexpr bool LARGE_WEIGHTS[] = {{{', '.join(large)}}};",
-        f"constexpr int SIZES[] = {{{', '.join(map(str, layer_sizes))}}};",
+        *(f"constexpr int {name}[] = {{{', '.join(map(str, of))}}};" for name, of in lists.items()),
         entries_source(activations, loss),
     )
     functions = {"update_one": str(optimizer.cuda)}
@@ -308,30 +308,36 @@ def _block(
     if registers * itemsize > 4 * BLOCK_REGISTERS:
         return "its gradient is more than the registers of a block hold"
     # As train_block.cu lays them out: some layers keep z as well.
-    strides = [(size + 7) // 16 * 16 + 8 if tf32 else size | 1 for size in layer_sizes]
+    strides = [
+        (size + 7) // 16 * 16 + 8 if tf32 else 4 * (-(-size // 4) | 1) for size in layer_sizes
+    ]
     z_strides = [
         stride if g.derivative_from == "z" else 0
         for stride, g in zip(strides[1:], hidden, strict=False)
     ]
     weights = sum(nodes * stride for nodes, stride in zip(layer_sizes[1:], strides, strict=False))
-    fixed = weights + sum(strides[1:]) + 2 * (z_strides.count(0) + 1)
+    fixed = weights + sum(strides[1:]) + 4 * (z_strides.count(0) + 1)
     row = sum(strides) + sum(z_strides)
     wanted = min(TILE, batch_size)
     room = gpu.shared_bytes // itemsize - fixed - 2 * threads  # those for block_sum and block_max
-    tile = min(wanted, room // row)
-    if tile < min(wanted, 8):
+    most = min(wanted, room // row)
+    if most < min(wanted, 8):
         return (
             f"its parameters take more than the {gpu.shared_bytes:,} bytes that a block can share"
         )
+    tiles = -(-batch_size // most)
+    tile = -(-batch_size // tiles)  # alike: a smaller last one would take as long as the others
     return Kernel("train_block", threads, tile, (fixed + tile * row) * itemsize, tf32)
 
 
-def _gradient(inputs: int, nodes: int, tf32: bool) -> tuple[int, bool]:
-    """Return how many numbers of a layer's gradient a thread keeps, and whether in large parts."""
+def _gradient(inputs: int, nodes: int, tf32: bool) -> tuple[int, tuple[int, int]]:
+    """Return how many numbers of a layer's gradient a thread keeps, and in what parts."""
+    sharing = kernels.WARP if tf32 else 1
 
-    def numbers(rows: int, columns: int, sharing: int) -> int:
-        count = -(-nodes // rows) * -(-inputs // columns) * sharing
-        return -(-count // kernels.THREADS) * rows * columns // sharing
+    def numbers(part: tuple[int, int]) -> int:
+        high, wide = part
+        count = -(-nodes // high) * -(-inputs // wide) * sharing
+        return -(-count // kernels.THREADS) * high * wide // sharing
 
-    large, small = (numbers(*part) for part in PARTS[tf32])
-    return min(large, small) + 1, large <= small
+    part = min(PARTS[tf32], key=numbers)
+    return numbers(part) + 1, part
