@@ -161,7 +161,7 @@ INLINE Sample fetch(const Run& run, index_t row, int lane) {
 INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
-    real* losses = run.losses + blockIdx.x * run.steps;
+    real* loss = run.losses + blockIdx.x * run.steps;
     Rows rows(run);
     index_t left = run.n - run.first;
     Batch batch(run, left);
@@ -174,12 +174,13 @@ INLINE void train_network(const Run& run) {
         if (SLOTS > 0) q.s0 = run.s0[at + i];
         if (SLOTS > 1) q.s1 = run.s1[at + i];
     });
-    // While a sample is computed, the next one is fetched, and the row of the one after that.
+    // While a sample is computed, the next one is fetched, and the row of the one after that; in the
+    // time of a step the numbers of the next one are.
     Sample ahead = fetch(run, rows.take(), nodes.lane);
     index_t row = rows.take(), i = 0, done = 0;
+    Numbers now = *numbers;
     real C = 0;
     while (done < run.steps) {
-        const Numbers now = numbers[done];
         nodes.Nodes<0>::a = ahead.x;
         nodes.y = ahead.y;
         ahead = fetch(run, row, nodes.lane);
@@ -190,8 +191,8 @@ INLINE void train_network(const Run& run) {
         backward<L>(nodes);
         if (++i < batch.count) continue;
 
-        if (nodes.lane == 0) losses[done] = total;
-        ++done;
+        if (nodes.lane == 0) *loss = total;
+        ++loss;
         if (__any_sync(EVERYONE, !isfinite(total))) break;
         if constexpr (CLIPS)
             clip(
@@ -205,6 +206,7 @@ INLINE void train_network(const Run& run) {
             if (!there) q.p = 0;  // whatever the optimizer makes of zeros
             q.dC_dp = 0;
         });
+        if (++done < run.steps) now = *++numbers;
         left = left == batch.count ? run.n : left - batch.count;
         batch = Batch(run, left);
         C = 0;
