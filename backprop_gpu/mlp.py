@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from backprop_gpu.arrays import (
     check_finite,
     check_same_rows,
     float_dtype,
-    numeric,
     on_gpu,
     weight_count,
 )
@@ -34,6 +33,7 @@ from backprop_gpu.errors import (
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
+from backprop_gpu.parameters import assign, checked_copy
 from backprop_gpu.predictor import PredictionPath, Predictor
 from backprop_gpu.summary import summarize
 
@@ -43,6 +43,11 @@ PIECE = 1 << 24
 # Small forward passes are recorded, so that the next one allocates nothing: those with at most so
 # many numbers in all layers, for at most so many different numbers of samples.
 RECORDED, MOST_RECORDED = 1 << 18, 4
+
+# What is decided when a network is made. Its layers are views of its parameters, and what was
+# recorded or compiled for it has their addresses.
+OPTIONS = {"layer_sizes", "activations", "dtype", "backend", "device", "threads", "precision"}
+FIXED = {"layers", "weights", "biases"} | OPTIONS
 
 
 class MLP:
@@ -78,7 +83,8 @@ class MLP:
     layers : tuple of Layer
         W, b and g of every layer. The arrays are views of `parameters`.
     parameters : array
-        All weights, layer by layer, then all biases, in one flat array on the device.
+        All weights, layer by layer, then all biases, in one flat array on the device. What is
+        assigned is copied into it: ``net.parameters = net.parameters - step``.
 
     Raises
     ------
@@ -93,6 +99,18 @@ class MLP:
     >>> net(x).shape
     (4, 1)
     """
+
+    # A misspelled name can't be assigned.
+    __slots__ = (
+        "__weakref__",
+        "_parameters",
+        "_recorded",
+        "backend",
+        "device_reason",
+        "dtype",
+        "layer_sizes",
+        "layers",
+    )
 
     def __init__(
         self,
@@ -121,12 +139,32 @@ class MLP:
         self.backend, self.device_reason = choose_backend(device, threads, precision)
 
         size = self.weight_count + sum(self.layer_sizes[1:])
-        self.parameters = self.backend.empty((size,), self.dtype)
+        self._parameters = self.backend.empty((size,), self.dtype)
         self.layers = tuple(
             Layer(W, b, g) for W, b, g in zip(*self.split(self.parameters), entries, strict=True)
         )
         self.set_parameters(weights, [np.zeros(nodes) for nodes in self.layer_sizes[1:]])
         self._recorded: dict[tuple[int, int], tuple[Trace, Callable[[], None]]] = {}
+
+    if not TYPE_CHECKING:  # for checkers, it would be leave to assign anything
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in FIXED and hasattr(self, name):
+                remedy = (
+                    "make another network, with MLP(...) or net.copy(device=, dtype=, precision=)"
+                    if name in OPTIONS
+                    else "write net.set_parameters(weights, biases), or net.parameters = array"
+                )
+                raise AttributeError(f"a network's {name} can't be replaced; {remedy}")
+            super().__setattr__(name, value)
+
+    @property
+    def parameters(self) -> Array:
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values: Any) -> None:
+        assign(values, self._parameters, "parameters", self.backend)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -217,16 +255,7 @@ class MLP:
                     f"{len(given)} {name} given; the network has {count_of(len(own), 'layer')}"
                 )
             for i, (values, target) in enumerate(zip(given, own, strict=True)):
-                array = numeric(values, f"{name}[{i}]")
-                if tuple(array.shape) != target.shape:
-                    raise ShapeError(
-                        f"{name}[{i}] has shape {tuple(array.shape)}; expected {target.shape}"
-                        + (": (nodes, inputs)" if name == "weights" else ": (nodes,)")
-                    )
-                with self.backend.computing():
-                    array = self.backend.asarray(array, self.dtype)
-                    check_finite(array, f"{name}[{i}]", self.backend.xp)
-                    new.append((target, array.copy()))
+                new.append((target, checked_copy(values, target, f"{name}[{i}]", self.backend)))
         with self.backend.computing():
             for target, array in new:
                 target[...] = array

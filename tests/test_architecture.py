@@ -31,7 +31,7 @@ LAYERS = (
     {"onnx_export", "saving", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
     {"mlp", "predictor", "summary"},
-    {"network"},
+    {"network", "parameters"},
     {"benchmark"},
     {"compiled", "data"},
     {"backends"},

@@ -194,12 +194,12 @@ class _Job(NamedTuple):
 @contextmanager
 def _limited(net: MLP, threads: int) -> Iterator[None]:
     """Let a network have so many threads, or fewer if it is limited to fewer itself."""
-    own = net.backend
-    net.backend = NumpyBackend(min(threads, net.threads or threads))
+    own, limited = net.backend, NumpyBackend(min(threads, net.threads or threads))
+    object.__setattr__(net, "backend", limited)  # which users can't replace
     try:
         yield
     finally:
-        net.backend = own
+        object.__setattr__(net, "backend", own)
 
 
 def _checked_nets(nets: Sequence[MLP]) -> list[MLP]:

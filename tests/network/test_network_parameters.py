@@ -66,6 +66,66 @@ def test_set_parameters_sets_all_or_nothing(place, wrong, error, net):
     np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
 
 
+def test_what_is_assigned_to_the_parameters_is_copied_into_them(net, dtype):
+    own, given = net.parameters, np.linspace(-1, 1, net.parameters.size)
+    net.parameters = given
+    expected = given.astype(dtype)
+    given[...] = 0
+    assert net.parameters is own
+    np.testing.assert_array_equal(net.backend.to_numpy(own), expected)
+
+
+def test_a_step_may_be_written_with_or_without_brackets(backend, dtype):
+    x, y = data(5)
+    with_brackets, without, at_length = nets = [make(backend, dtype) for _ in range(3)]
+    step = with_brackets.backward(with_brackets.forward(x), y).flat
+    with_brackets.parameters[...] -= step
+    without.parameters -= step
+    at_length.parameters = at_length.parameters - step
+    assert len({net.loss(x, y) for net in nets}) == 1
+    for net in nets:
+        np.testing.assert_array_equal(*on_cpu(net, [net.parameters, with_brackets.parameters]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (np.zeros(61), bp.ShapeError),
+        (np.zeros((1, 62)), bp.ShapeError),
+        (0, bp.ShapeError),
+        (np.full(62, np.nan), bp.NonFiniteError),
+        (["a"] * 62, bp.DtypeError),
+        (None, bp.DtypeError),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_before_any_is_changed(wrong, error, net):
+    before = net.backend.to_numpy(net.parameters).copy()
+    with pytest.raises(error, match="parameters"):
+        net.parameters = wrong
+    np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        *((name, "net.set_parameters") for name in ("layers", "weights", "biases")),
+        *((name, "MLP(") for name in ("layer_sizes", "activations", "dtype", "backend")),
+        *((name, "net.copy(device=") for name in ("device", "threads", "precision")),
+    ],
+)
+def test_what_a_network_is_made_of_can_not_be_replaced(name, remedy):
+    net = make()
+    before = getattr(net, name)
+    with pytest.raises(AttributeError, match=f"{name} can't be replaced; ") as error:
+        setattr(net, name, before)
+    assert remedy in str(error.value)
+
+
+def test_a_misspelled_attribute_is_refused():
+    with pytest.raises(AttributeError, match="paramters"):
+        make().paramters = 1
+
+
 def test_a_seed_decides_the_parameters(backend, dtype):
     one, same, other = (make(backend, dtype, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(*on_cpu(one, [one.parameters, same.parameters]))
