@@ -33,7 +33,7 @@ from backprop_gpu.errors import (
 from backprop_gpu.initializers import initial_weights
 from backprop_gpu.losses import Loss, find_loss
 from backprop_gpu.network import Gradients, Layer, Trace, feed_forward, propagate_back
-from backprop_gpu.parameters import assign, checked_copy
+from backprop_gpu.parameters import Views, assign, checked_copy
 from backprop_gpu.predictor import PredictionPath, Predictor
 from backprop_gpu.summary import summarize
 
@@ -153,7 +153,7 @@ class MLP:
                 remedy = (
                     "make another network, with MLP(...) or net.copy(device=, dtype=, precision=)"
                     if name in OPTIONS
-                    else "write net.set_parameters(weights, biases), or net.parameters = array"
+                    else "write net.set_parameters(weights, biases), or net.weights[0] = array"
                 )
                 raise AttributeError(f"a network's {name} can't be replaced; {remedy}")
             super().__setattr__(name, value)
@@ -167,14 +167,14 @@ class MLP:
         assign(values, self._parameters, "parameters", self.backend)
 
     @property
-    def weights(self) -> tuple[Array, ...]:
+    def weights(self) -> Views:
         """The weight matrices: weights[l - 1] is W of layer l, shape (nodes, inputs); views."""
-        return tuple(layer.W for layer in self.layers)
+        return Views("weights", [layer.W for layer in self.layers], self.backend)
 
     @property
-    def biases(self) -> tuple[Array, ...]:
+    def biases(self) -> Views:
         """The biases: biases[l - 1] is b of layer l, shape (nodes,); views."""
-        return tuple(layer.b for layer in self.layers)
+        return Views("biases", [layer.b for layer in self.layers], self.backend)
 
     @property
     def activations(self) -> tuple[Activation, ...]:
@@ -482,7 +482,8 @@ class MLP:
         dC_da = tuple(self.backend.empty((n, m), self.dtype) for m in nodes)
         dC_dx = self.backend.empty((n, self.layer_sizes[0]), self.dtype) if input_gradient else None
         flat = self.backend.empty(self.parameters.shape, self.dtype)
-        weights, biases = self.split(flat)
+        W, b = self.split(flat)
+        weights, biases = Views("weights", W, self.backend), Views("biases", b, self.backend)
         C = self.backend.empty((1,), self.dtype)
         return Gradients(weights, biases, deltas, (dC_dx, *dC_da), flat, C)
 

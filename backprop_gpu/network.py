@@ -34,6 +34,13 @@ class Layer(NamedTuple):
     b: Array
     g: Activation
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if value is not getattr(self, name):  # it is after `layer.W -= step`, which changes W
+            raise AttributeError(
+                f"a layer's {name} can't be replaced; for other weights or biases, write "
+                "layer.W[...] = array, or net.weights[0] = array"
+            )
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 from backprop_gpu.arrays import Array, check_finite, numeric
 from backprop_gpu.backends import Backend
-from backprop_gpu.errors import ShapeError
+from backprop_gpu.errors import DtypeError, ShapeError
 
 MEANING = {
     "parameters": "every weight, layer by layer, then every bias",
@@ -45,3 +46,28 @@ def assign(values: Any, own: Array, name: str, backend: Backend) -> None:
     with backend.computing():
         own[...] = array
     backend.synchronize()  # another stream of the GPU may read it next
+
+
+class Views(tuple[Array, ...]):
+    """An array for each layer; numbers that are assigned to an item are copied into its array.
+
+    So ``net.weights[0] -= step``, which ends with an assignment, is a step. Copies are tuples.
+    """
+
+    _name: str
+    _backend: Backend
+
+    def __new__(cls, name: str, arrays: Iterable[Array], backend: Backend) -> Self:
+        views = super().__new__(cls, arrays)
+        views._name, views._backend = name, backend
+        return views
+
+    def __setitem__(self, i: int, values: Any) -> None:
+        if isinstance(i, slice):
+            raise DtypeError(
+                f"several {self._name} can't be assigned at once; write {self._name}[0] = array"
+            )
+        assign(values, self[i], f"{self._name}[{i}]", self._backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)

@@ -105,6 +105,79 @@ def test_parameters_that_do_not_fit_are_refused_before_any_is_changed(wrong, err
     np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
 
 
+def test_a_step_may_be_written_layer_by_layer(backend, dtype):
+    x, y = data(5)
+    whole, items, layers, at_length = nets = [make(backend, dtype) for _ in range(4)]
+    grads = whole.backward(whole.forward(x), y)
+    whole.parameters -= grads.flat
+    for l in range(3):
+        items.weights[l] -= grads.weights[l]
+        items.biases[l] -= grads.biases[l]
+        layers.layers[l].W -= grads.weights[l]
+        layers.layers[l].b -= grads.biases[l]
+        at_length.weights[l] = at_length.weights[l] - grads.weights[l]
+        at_length.biases[l] = at_length.biases[l] - grads.biases[l]
+    for net in nets:
+        np.testing.assert_array_equal(*on_cpu(net, [net.parameters, whole.parameters]))
+
+
+def test_gradients_may_be_changed_layer_by_layer(net):
+    x, y = data(5)
+    grads = net.backward(net.forward(x), y)
+    expected = 2 * net.backend.to_numpy(grads.flat)
+    expected[-4:] = 1
+    for l in range(3):
+        grads.weights[l] *= 2
+        grads.biases[l] *= 2
+    grads.biases[-1] = [1, 1, 1, 1]
+    np.testing.assert_array_equal(net.backend.to_numpy(grads.flat), expected)
+
+
+def test_what_is_assigned_to_an_item_is_copied_into_its_array(net):
+    own, given = net.weights[1], np.arange(15).reshape(5, 3)
+    net.weights[1] = given
+    given[...] = 0
+    assert net.layers[1].W is own
+    flat = net.backend.to_numpy(net.parameters)
+    np.testing.assert_array_equal(flat[15:30], np.arange(15))
+
+
+@pytest.mark.parametrize(
+    ("item", "wrong", "error", "says"),
+    [
+        (1, np.zeros((3, 5)), bp.ShapeError, r"weights\[1\] .*expected \(5, 3\): \(nodes, inputs"),
+        (1, 0, bp.ShapeError, r"weights\[1\] has shape \(\)"),
+        (1, np.full((5, 3), np.inf), bp.NonFiniteError, r"weights\[1\]"),
+        (1, None, bp.DtypeError, r"weights\[1\]"),
+        (slice(None), [np.zeros((3, 5))], bp.DtypeError, r"write weights\[0\] = array"),
+        (3, np.zeros((5, 3)), IndexError, "range"),
+    ],
+)
+def test_items_that_do_not_fit_are_refused_before_any_is_changed(item, wrong, error, says, net):
+    before = net.backend.to_numpy(net.parameters).copy()
+    with pytest.raises(error, match=says):
+        net.weights[item] = wrong
+    np.testing.assert_array_equal(net.backend.to_numpy(net.parameters), before)
+
+
+@pytest.mark.parametrize("name", ["W", "b", "g"])
+def test_a_layers_arrays_can_not_be_replaced(name):
+    layer = make().layers[1]
+    with pytest.raises(AttributeError, match=rf"layer's {name} can't .* write layer.W\[...\] ="):
+        setattr(layer, name, layer.W + 1)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda weights: pickle.loads(pickle.dumps(weights))]
+)
+def test_copied_weights_are_a_tuple(again):
+    net = make()
+    twins = again(net.weights)
+    assert type(twins) is tuple
+    for twin, W in zip(twins, net.weights, strict=True):
+        np.testing.assert_array_equal(twin, W)
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
