@@ -213,13 +213,17 @@ class MLP:
             "threads": self.threads,
             "precision": "float32" if self.dtype != np.float32 else self.precision,
         }
-        parameters = self.backend.to_numpy(self.parameters)
-        return partial(MLP, self.layer_sizes, self.activations, **options), (), parameters
+        of_subclass = getattr(self, "__dict__", {})  # all that MLP itself has is in slots
+        state = self.backend.to_numpy(self.parameters), of_subclass
+        return partial(_anew, type(self), self.layer_sizes, self.activations, **options), (), state
 
-    def __setstate__(self, parameters: NDArray[Any]) -> None:
+    def __setstate__(self, state: tuple[NDArray[Any], dict[str, Any]]) -> None:
+        parameters, of_subclass = state
         with self.backend.computing():
             self.backend.write(parameters, self.parameters)
         self.backend.synchronize()
+        if of_subclass:
+            vars(self).update(of_subclass)
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.layer_sizes))
@@ -276,7 +280,10 @@ class MLP:
         return output if stays else self.backend.to_numpy(output)
 
     def predictor(self, *, path: PredictionPath = "auto") -> Predictor:
-        """Return a `Predictor`: it predicts as the network does now, but faster."""
+        """Return a `Predictor`: it predicts as the network does now, but faster.
+
+        It feeds forward as an `MLP` does, whatever a subclass makes of ``net(x)``.
+        """
         return Predictor(self, path)
 
     def forward(self, x: Any) -> Trace:
@@ -417,7 +424,8 @@ class MLP:
     ) -> MLP:
         """Return a network with the same parameters, on another device or in another dtype.
 
-        `precision` is for another device; on the same one it stays as it is.
+        `precision` is for another device; on the same one it stays as it is. It is a plain `MLP`,
+        of a subclass too, whose attributes `copy.copy` and `copy.deepcopy` keep.
         """
         twin = MLP(
             self.layer_sizes,
@@ -506,6 +514,13 @@ class MLP:
         with self.backend.computing(0):
             loss.check_targets(y, self.backend.xp, name)
         return y
+
+
+def _anew(kind: type[MLP], *args: Any, **options: Any) -> MLP:
+    """Return a network of a subclass, whose own __init__ may take something else."""
+    net = kind.__new__(kind)
+    MLP.__init__(net, *args, **options)
+    return net
 
 
 def check_network(net: object) -> None:

@@ -240,3 +240,28 @@ def test_networks_can_be_pickled(again, dtype):
     twin.weights[0][...] = 0
     assert not twin.parameters[:15].any()
     assert net.parameters[:15].all()
+
+
+class Labelled(bp.MLP):
+    """A network that is made from something else, and has an attribute of its own."""
+
+    def __init__(self, labels):
+        super().__init__([3, len(labels)], ["softmax"], device="cpu", dtype="float64", seed=2)
+        self.labels = labels
+        self.itself = self
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
+)
+def test_copies_of_a_subclass_keep_class_and_attributes(again):
+    net = Labelled(["yes", "no"])
+    net.parameters[0] = np.nan  # a network that diverged is copied as it is
+    twin = again(net)
+    assert type(twin) is Labelled
+    assert twin.labels == ["yes", "no"]
+    assert (twin.labels is net.labels) == (again is copy.copy)
+    assert (twin.itself is net) == (again is copy.copy)
+    np.testing.assert_array_equal(twin.parameters, net.parameters)
+    assert not np.shares_memory(twin.parameters, net.parameters)
+    assert np.shares_memory(twin.parameters, twin.layers[0].W)
