@@ -42,7 +42,7 @@ class Layer(NamedTuple):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Everything that a forward pass computes, on the network's device.
 
@@ -72,7 +72,7 @@ class Trace:
         return Trace((x, *a), tuple(new if z is own else z[: len(x)] for z, own, new in kept))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """Everything that a backward pass computes, on the network's device.
 

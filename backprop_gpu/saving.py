@@ -40,7 +40,7 @@ OTHER_FORMATS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SavedNetwork:
     """What is in a file.
 

@@ -181,6 +181,16 @@ def test_traces_and_gradients_have_the_shapes_of_the_equations(net):
     assert [g.shape for g in grads.biases] == [b.shape for b in net.biases]
 
 
+def test_traces_and_gradients_are_equal_to_themselves_alone(net):
+    x, y = data(2)
+    traces = [net.forward(x) for _ in range(2)]
+    every_grads = [net.backward(trace, y) for trace in traces]
+    for one, other in (traces, every_grads):
+        assert one != other
+        assert other in [one, other]
+        assert len({one, other}) == 2
+
+
 def test_flat_gradients_lie_as_the_flat_parameters_do(net):
     x, y = data(2)
     grads = net.backward(net.forward(x), y)
