@@ -24,6 +24,7 @@ from typing import NamedTuple
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
+from backprop_gpu.errors import count_of
 from backprop_gpu.losses import Loss
 
 
@@ -42,9 +43,9 @@ class Layer(NamedTuple):
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """Everything that a forward pass computes, on the network's device.
+    """Everything that a forward pass computes, on the network's device. Its repr is one line.
 
     Attributes
     ----------
@@ -62,6 +63,9 @@ class Trace:
         """The prediction, a[L]."""
         return self.a[-1]
 
+    def __repr__(self) -> str:
+        return f"Trace({_outline([a.shape[1] for a in self.a], self.output)})"
+
     def first_rows(self, x: Array) -> Trace:
         """Return a trace for x, in the first rows of this trace's arrays; x may have fewer samples.
 
@@ -72,9 +76,9 @@ class Trace:
         return Trace((x, *a), tuple(new if z is own else z[: len(x)] for z, own, new in kept))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gradients:
-    """Everything that a backward pass computes, on the network's device.
+    """Everything that a backward pass computes, on the network's device. Its repr is one line.
 
     Attributes
     ----------
@@ -102,6 +106,14 @@ class Gradients:
     def loss(self) -> float:
         """C as a Python float."""
         return float(self.C[0])
+
+    def __repr__(self) -> str:
+        nodes = [self.weights[0].shape[1], *map(len, self.weights)]
+        return f"Gradients({_outline(nodes, self.deltas[-1])})"
+
+
+def _outline(nodes: Sequence[int], last: Array) -> str:
+    return f"{'-'.join(map(str, nodes))}; {count_of(len(last), 'sample')}; {last.dtype}"
 
 
 def feed_forward(backend: Backend, layers: Sequence[Layer], trace: Trace) -> None:

@@ -35,6 +35,14 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(parquet, "DECODED_BYTES", 100 * 8)
 
 
+def test_says_in_a_line_what_it_is(path):
+    columns = ParquetColumns(path, ["b", "a"])
+    assert repr(columns) == "ParquetColumns(1,000 rows of ['b', 'a']; float32)"
+    many = repr(ParquetColumns(path, ["b"] * 1000))
+    assert len(many) < 130
+    assert "..." in many
+
+
 def test_is_a_matrix_of_the_columns_in_their_order(path):
     columns = ParquetColumns(path, ["b", "a"])
     assert columns.shape == (ROWS, 2)

@@ -18,6 +18,8 @@ from backprop_gpu.errors import (
     FileFormatError,
     MissingExtraError,
     UnknownNameError,
+    brief,
+    count_of,
 )
 
 # So much is decoded at a time: every call has to pay for all columns.
@@ -92,6 +94,10 @@ class ParquetColumns:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __repr__(self) -> str:
+        rows = count_of(len(self), "row")
+        return f"ParquetColumns({rows} of {brief(self._columns)}; {self.dtype})"
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         if not isinstance(rows, slice) or rows.step not in (None, 1):

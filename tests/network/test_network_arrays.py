@@ -181,6 +181,16 @@ def test_traces_and_gradients_have_the_shapes_of_the_equations(net):
     assert [g.shape for g in grads.biases] == [b.shape for b in net.biases]
 
 
+@pytest.mark.parametrize(("n", "samples"), [(1, "1 sample"), (1000, "1,000 samples")])
+def test_traces_and_gradients_say_in_a_line_what_they_are(n, samples, net, dtype):
+    x, y = data(n)
+    trace = net.forward(x)
+    outline = f"(5-3-5-4; {samples}; {dtype})"
+    assert repr(trace) == f"Trace{outline}"
+    for wanted in (True, False):
+        assert repr(net.backward(trace, y, input_gradient=wanted)) == f"Gradients{outline}"
+
+
 def test_traces_and_gradients_are_equal_to_themselves_alone(net):
     x, y = data(2)
     traces = [net.forward(x) for _ in range(2)]
