@@ -283,7 +283,9 @@ def as_matrix(
     return matrix
 
 
-def check_finite(array: Array, name: str, xp: ArrayModule) -> None:
+def check_finite(
+    array: Array, name: str, xp: ArrayModule, remedy: str = "remove or replace them"
+) -> None:
     """Raise NonFiniteError, naming the first entry that is NaN or infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(float(array.sum())):  # one pass, nothing allocated; a sum hides no NaN
@@ -293,7 +295,7 @@ def check_finite(array: Array, name: str, xp: ArrayModule) -> None:
         where = tuple(int(i) for i in bad[0])
         raise NonFiniteError(
             f"{name} holds {len(bad)} value(s) that are NaN or infinite in {array.dtype}, "
-            f"the first at index {where}: {float(array[where])}; remove or replace them"
+            f"the first at index {where}: {float(array[where])}; {remedy}"
         )
 
 

@@ -468,9 +468,10 @@ class MLP:
     def check_parameters(self) -> None:
         """Raise NonFiniteError, naming the first weight or bias that is NaN or infinite."""
         with self.backend.computing(0):
-            for i, layer in enumerate(self.layers):
-                check_finite(layer.W, f"weights[{i}]", self.backend.xp)
-                check_finite(layer.b, f"biases[{i}]", self.backend.xp)
+            for i, (W, b, _) in enumerate(self.layers):
+                for name, array in ((f"weights[{i}]", W), (f"biases[{i}]", b)):
+                    remedy = f"assign finite ones, net.{name} = array, or make the network anew"
+                    check_finite(array, f"{name}, of layer {i + 1},", self.backend.xp, remedy)
 
     def new_trace(self, x: Array, *, keep_z: Sequence[bool] | None = None) -> Trace:
         """Allocate a trace for x. Where `keep_z` is False, z and a of a layer share memory."""

@@ -39,10 +39,13 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
     DomainError
         If an activation has no `onnx`, or one that ONNX does not accept, or the path ends
         otherwise.
+    NonFiniteError
+        If a parameter is NaN or infinite.
     FileFormatError
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
     check_network(net)
+    net.check_parameters()
     path = checked_path(path)
     if path.suffix.lower() != ".onnx":
         raise DomainError(f"{path} ends in {path.suffix!r}; expected .onnx")

@@ -85,10 +85,13 @@ def save(
     ------
     DomainError
         If the path ends as another format does.
+    NonFiniteError
+        If a parameter is NaN or infinite: `load` would refuse the file.
     FileFormatError
         If the path can't be written.
     """
     check_network(net)
+    net.check_parameters()
     path = checked_path(path)
     if path.suffix.lower() in OTHER_FORMATS:
         onnx = "; export_onnx writes .onnx" * (path.suffix.lower() == ".onnx")

@@ -120,6 +120,14 @@ def test_an_activation_of_ones_own_with_a_form_is_exported(dtype, tmp_path):
     np.testing.assert_allclose(y, net(x), rtol=1e-6, atol=1e-6)
 
 
+def test_a_network_that_diverged_is_refused(tmp_path):
+    net = network("tanh", "float32")
+    net.weights[0][3, 2] = np.nan
+    with pytest.raises(bp.NonFiniteError, match=r"weights\[0\], of layer 1, .*index \(3, 2\): nan"):
+        exported(net, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_larger_than_a_file_can_be_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "LARGEST", 1000)
     with pytest.raises(bp.FileFormatError, match=r"parameters take 0.00 GB.*save\(\)"):

@@ -120,6 +120,18 @@ def test_a_trained_network_goes_on_where_it_was(path):
     assert bp.train(loaded, x, y, epochs=3).loss == bp.train(net, x, y, epochs=3).loss
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_diverged_is_refused_while_it_is_there(value, path):
+    net = network()
+    bp.save(net, path)
+    before = path.read_bytes()
+    net.biases[1][0] = value
+    with pytest.raises(bp.NonFiniteError, match=r"biases\[1\], of layer 2, holds 1 value") as error:
+        bp.save(net, path)
+    assert "assign finite ones, net.biases[1] = array" in str(error.value)
+    assert path.read_bytes() == before
+
+
 # ---- activations of one's own --------------------------------------------------------------------
 
 
