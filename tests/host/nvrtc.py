@@ -18,6 +18,9 @@ from backprop_gpu.backends.cupy_device import OPTIONS
 
 from .launcher import cache_folder, hash_of
 
+# What CuPy puts behind whatever options it is given. NVRTC before 13.2 needs the second one, to
+# take the lambdas of a kernel for functions of the device.
+OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
 RESOURCES = re.compile(
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 )
@@ -41,9 +44,8 @@ def compile_for(source: str, arch: int, name_hint: str = "kernel") -> str:
 
     The log may be of an earlier run: it is kept by a hash of all that decides it.
     """
-    # As CuPy compiles, which puts -ftz=true behind whatever options it is given.
     target = f"--gpu-architecture=sm_{arch}"
-    options = (*OPTIONS, "-ftz=true", target, "--ptxas-options=-v")
+    options = (*OPTIONS, *OF_CUPY, target, "--ptxas-options=-v")
     known = cache_folder() / "nvrtc" / f"{hash_of(source, *options, identity())}.log"
     is_known = known.exists()
     log = known.read_text() if is_known else compile_now(source, options, arch, name_hint)
