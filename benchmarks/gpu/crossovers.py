@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from backprop_gpu.arrays import weight_count
 from backprop_gpu.training.crossovers import Crossover, Name
+from benchmarks.gpu.contestants import OWN
 from benchmarks.gpu.rows import BLOCK, GRAPHS, WARP, Found, Row
 
 Point = tuple[float, float, float]
@@ -20,7 +23,14 @@ AS_GOOD = 1.05  # times as long as the best
 def crossovers_of(
     found: Found, before: Mapping[Name, Crossover], source: str
 ) -> dict[Name, Crossover]:
-    """Return the crossovers that a run gives, and those from before where it has too little."""
+    """Return the crossovers that a run gives, and those from before where it has too little.
+
+    Of a contestant that was stopped nothing is taken: what it was timed on first are the smallest
+    networks and graphs, and a limit would be theirs.
+    """
+    done = Counter(row.implementation for row in found.rows if row.batch)
+    whole = [name for name in (WARP, BLOCK, GRAPHS) if done[name] >= len(OWN[name].cases)]
+    found = replace(found, rows=[row for row in found.rows if row.implementation in whole])
     savings = [
         other.seconds - own.seconds
         for _, own, other in _pairs(found, (WARP, BLOCK), GRAPHS)

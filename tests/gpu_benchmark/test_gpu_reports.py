@@ -29,6 +29,8 @@ OWN_CROSSOVERS = "backprop_gpu/training/crossovers.json"
 def seconds_of(name, case):
     """A time for each: one launch pays up to some size, windows up to 16 steps, threads never."""
     network = case.network
+    if name == WARP and max(network.layer_sizes) > 32:
+        return None  # it can't train them
     work = network.batch * sum(a * b for a, b in pairwise(network.layer_sizes))
     graph = 3e-5 + work * 1e-11 + 1e-6 * 16 / min(16, case.window or 16)
     return {
@@ -53,7 +55,7 @@ def invented():
         )
         for name, entry in CONTESTANTS.items()
         for case in entry.cases
-        if name != "torch.compile" and (name != WARP or max(case.network.layer_sizes) <= 32)
+        if name != "torch.compile"
     ]
     left_out = Row.about("torch.compile", "torch is not installed")
     rates = {"FLOP/s, float32": 5e13, "FLOP/s, tf32": 4e14, "bytes/s, copied": 2e12}
@@ -142,6 +144,23 @@ def test_what_was_not_measured_stays_what_it_was():
     assert own_crossovers.of_json(own_crossovers.to_json(CROSSOVERS)) == CROSSOVERS
     assert str(Crossover(1, "estimate")) == "an estimate"
     assert str(Crossover(1, "run.json")) == "measured: run.json"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "stay"),
+    [
+        (WARP, {"warp_batch", "warp_alone_batch"}),
+        (BLOCK, {"warp_batch", "block_work", "block_work_tf32"}),
+        (GRAPHS, {*CROSSOVERS} - {"warp_batch"}),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 10, 20, 30])
+def test_of_what_was_stopped_no_crossover_is_taken(stopped, stay, rows, invented):
+    others = [row for row in invented.rows if row.implementation != stopped]
+    timed = [row for row in invented.rows if row.implementation == stopped][:rows]
+    note = Row.about(stopped, "stopped, for time ran out")
+    chosen = crossovers_of(replace(invented, rows=[*others, *timed, note]), CROSSOVERS, "run.json")
+    assert {name for name, entry in chosen.items() if entry == CROSSOVERS[name]} == stay
 
 
 @pytest.mark.parametrize(
