@@ -28,6 +28,7 @@ from typing import Any
 import backprop_gpu as bp
 from backprop_gpu import kernels
 from backprop_gpu.benchmark.machine import machine
+from backprop_gpu.files import write_atomically
 from benchmarks.gpu.race import CONTESTANTS, references_of
 from benchmarks.gpu.rows import Found, Row
 
@@ -80,7 +81,7 @@ def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = Fa
 
     def save() -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(found.to_json())
+        write_atomically(output, found.to_json().encode())  # whenever it is killed
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         references = Path(folder) / "references.json"
@@ -99,6 +100,7 @@ def measure(output: Path, minutes: float, names: Sequence[str], go_on: bool = Fa
             if not found.rates:
                 why = {"note": "failed, or took too long", "output": printed.splitlines()[-TAIL:]}
                 found.checks.append({"check": "rates", "passed": None, **why})
+            save()
         done = Counter(row.implementation for row in found.rows)
         waiting = [name for name in names if done[name] < len(CONTESTANTS[name].cases)]
         for i, name in enumerate(waiting):
