@@ -3,8 +3,10 @@
 
 __device__ constexpr int parts(int n, int unit) { return (n + unit - 1) / unit; }
 
+constexpr int AT_ONCE = 16 / sizeof(real);  // numbers that a thread reads with one instruction
+
 template <int size>
-struct alignas(size * sizeof(real) < 16 ? size * sizeof(real) : 16) Vector {
+struct alignas(size * sizeof(real)) Vector {
     real x[size];
 };
 
@@ -13,7 +15,7 @@ struct alignas(size * sizeof(real) < 16 ? size * sizeof(real) : 16) Vector {
 // memory have is read at once. Threads have neighbours, so that a warp reads from all banks.
 template <int SIZE, int COUNT, bool TRANSPOSED>
 struct Lines {
-    static constexpr int GROUP = !TRANSPOSED ? 1 : COUNT < 4 ? COUNT : 4;  // of neighbours
+    static constexpr int GROUP = !TRANSPOSED ? 1 : COUNT < AT_ONCE ? COUNT : AT_ONCE;  // neighbours
     static constexpr int SHARES = parts(SIZE, COUNT), GROUPS = parts(SIZE, GROUP);
 
     static __device__ constexpr int at(int share, int i) {
@@ -69,7 +71,7 @@ struct Patch {
     // sum += A B, of so many factors each.
     __device__ void multiply(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
                              int count) const {
-        constexpr int STEP = A_T && !B_T ? 1 : 4;
+        constexpr int STEP = A_T && !B_T ? 1 : AT_ONCE;
         int q = 0;
         for (; q + STEP <= count; q += STEP) add<STEP>(sum, A, A_ld, B, B_ld, q);
         for (; q < count; ++q) add<1>(sum, A, A_ld, B, B_ld, q);
@@ -112,7 +114,7 @@ struct Products {
         return parts(parts(M, high) * parts(N, wide), THREADS) * (high * wide + 2 * (high + wide));
     }
     static __device__ constexpr int best(int M, int N, bool asks_high) {
-        int high = 8, wide = 4, least = time(M, N, high, wide);
+        int high = 2 * AT_ONCE, wide = 4, least = time(M, N, high, wide);
         for (int h = 4, w = 4; h > 0; h == w ? w /= 2 : h /= 2)
             if (w > 0 && time(M, N, h, w) < least) high = h, wide = w, least = time(M, N, h, w);
         return asks_high ? high : wide;

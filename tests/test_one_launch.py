@@ -469,6 +469,7 @@ LARGEST = [
     ((8, 8, 9), "float64", bp.Adam(0.1, weight_decay=0.1), 1),
     ((128, 128, 128), "float32", bp.SGD(0.1), 64),
     ((64, 64, 64, 10), "float64", bp.SGD(0.1, momentum=0.9), 64),
+    ((10, 112, 48), "float64", bp.SGD(0.1), 100),
 ]
 
 
