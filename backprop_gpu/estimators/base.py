@@ -28,7 +28,13 @@ from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import Array, check_finite, float_dtype, numeric, on_gpu, to_cpu
 from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.data import is_streamed
-from backprop_gpu.errors import DeviceError, DomainError, NonFiniteError, ShapeError
+from backprop_gpu.errors import (
+    DeviceError,
+    DomainError,
+    NonFiniteError,
+    ShapeError,
+    check_positive,
+)
 from backprop_gpu.estimators.batches import Samples, check_data, held, outputs_of
 from backprop_gpu.estimators.fitted import FittedNetwork
 from backprop_gpu.estimators.lbfgs import fit_lbfgs
@@ -112,7 +118,7 @@ class BaseMLP(FittedNetwork):
             Arrays in GPU memory stay there.
         y : array_like, shape (n,) or (n, outputs)
         sample_weight : array_like, shape (n,), optional
-            How much each sample counts. Default: all the same.
+            How much each sample counts: 0 or above. Default: all the same.
 
         Returns
         -------
@@ -351,13 +357,16 @@ def check_matrix(X: Any) -> None:
 
 
 def check_weights(sample_weight: Any, X: Any, backend: Backend) -> Weights:
-    """Return the weights of X's samples as scikit-learn checks them, on the CPU."""
+    """Return the weights of X's samples on the CPU; raise as scikit-learn does, and below 0."""
     if sample_weight is None:
         return None
     given, rows = on_cpu(sample_weight, backend), np.empty((X.shape[0], 1))
     if np.asarray(given).dtype != object:
         numeric(given, "sample_weight")
-    return np.asarray(_check_sample_weight(given, rows))
+    weights = np.asarray(_check_sample_weight(given, rows, ensure_non_negative=True))
+    with np.errstate(over="ignore"):
+        check_positive("the sum of sample_weight", float(weights.sum(dtype=np.float64)))
+    return weights
 
 
 def on_cpu(values: Any, backend: Backend) -> Any:

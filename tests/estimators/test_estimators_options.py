@@ -77,6 +77,12 @@ def test_core_losses_are_minimised():
     assert classifier.fit(X, SPECIES).score(X, SPECIES) > 0.9
 
 
+@BOTH
+def test_one_weight_is_that_of_all_samples(Estimator, y):
+    one, other = (Estimator(**SMALL, device="cpu").fit(X, y, w) for w in (2, np.full(len(X), 2)))
+    assert_same_model(one, other, rtol=0)
+
+
 def test_class_weights_are_sample_weights():
     by_class = {0: 0.5, 1: 2.0, 2: 1.0}
     weights = np.array([0.5, 2.0, 1.0])[SPECIES]

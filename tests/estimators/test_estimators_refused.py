@@ -72,6 +72,17 @@ TEXT = LENGTH.astype(str)
 CASES = {
     "few weights": case(ValueError, "sample_weight.shape", weights=WEIGHTS[:-1]),
     "text as weights": case(bp.DtypeError, "sample_weight has dtype <U32", weights=TEXT),
+    "a weight below 0": case(
+        ValueError, "Negative values in data passed to `sample_weight`", weights=WEIGHTS - 0.2
+    ),
+    "weights below 0 that cancel out": case(
+        ValueError, "Negative values", weights=np.tile([1, -1], 75)
+    ),
+    "one weight for all, below 0": case(ValueError, "Negative values", weights=-1),
+    "no weight above 0": case(ValueError, "Sample weights must contain", weights=0 * WEIGHTS),
+    "weights that overflow": case(
+        bp.DomainError, "the sum of sample_weight is inf", weights=np.full(len(X), 1e308)
+    ),
     "a batch without weight": case(
         ZeroDivisionError, "of a batch", weights=np.arange(len(X)) >= 40, shuffle=False
     ),
@@ -106,9 +117,6 @@ CASES_OF_FIT = {
     ),
     "checkpoints of chance": case(
         *(bp.DomainError, "needs a number as random_state"), checkpoint="folder", random_state=None
-    ),
-    "weights that cancel out": case(
-        ZeroDivisionError, "Weights sum to zero", weights=np.tile([1, -1], 75), solver="lbfgs"
     ),
 }
 
@@ -197,10 +205,12 @@ def test_coefs_are_matrices(wrong):
 
 
 @BOTH
-def test_scores_are_weighted_by_numbers(Estimator, y):
+def test_scores_are_weighted_by_numbers_that_are_not_negative(Estimator, y):
     model = Estimator(**SMALL, device="cpu").fit(X, y)
     with pytest.raises(bp.DtypeError, match="sample_weight has dtype <U32"):
         model.score(X, y, WEIGHTS.astype(str))
+    with pytest.raises(ValueError, match="Negative values"):
+        model.score(X, y, -WEIGHTS)
 
 
 def test_classes_that_come_later_are_named_at_first():

@@ -262,6 +262,7 @@ def damaged(value):
         (Sliced(X), SPECIES[:-1], (), bp.ShapeError, "110 rows and y has 109"),
         (Sliced(X[:, 0]), SPECIES, (), bp.ShapeError, "one number per feature"),
         (Sliced(X), SPECIES, (WEIGHTS[:-1],), ValueError, "sample_weight.shape"),
+        (Sliced(X), SPECIES, (-WEIGHTS,), ValueError, "Negative values"),
         (Sliced(X.astype(str)), SPECIES, (), bp.DtypeError, "real numbers"),
         (Sliced(X[:0]), SPECIES[:0], (), bp.ShapeError, "no samples"),
         (pairs(X, SPECIES), None, (WEIGHTS,), bp.DomainError, "sample_weight is of arrays"),
