@@ -1,6 +1,8 @@
 """Every backend against formulas too plain to be wrong, and all with one set of signatures."""
 
+import copy
 import inspect
+import pickle
 from contextlib import nullcontext
 from itertools import product
 from types import SimpleNamespace
@@ -465,6 +467,12 @@ def test_the_cpu_is_always_there():
 def test_a_backend_may_be_given(backend):
     assert choose_backend(backend)[0] is backend
     assert bp.MLP([2, 1], device=backend).device == backend.device
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_backend_of_the_cpu_is_copied_and_pickled_with_its_threads(again):
+    assert again(NumpyBackend(threads=3)).threads == 3
+    assert again(NumpyBackend()).threads is None
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:-1", "cuda0", "auto:1", ""])

@@ -1,6 +1,7 @@
 """MKL's products, by a library that has the same interface, and by MKL itself if it is there."""
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -223,6 +224,16 @@ def test_mkl_is_found_among_the_files_of_its_package(installed, tmp_path, monkey
     backend, reason = choose_backend("cpu")
     assert backend.descends(1e12)
     assert reason == "device='cpu' was asked for; MKL multiplies"
+
+
+def test_a_backend_is_pickled_with_mkl_where_it_is_installed(installed, tmp_path):
+    library = tmp_path / "libmkl_rt.so.5"
+    library.write_bytes(Path(stand_in_library("mkl_stand_in.cpp")._name).read_bytes())
+    opened = installed(library)
+    pickled = pickle.dumps(NumpyBackend(mkl=opened))
+    assert pickle.loads(pickled).mkl is opened is not None
+    assert installed() is None
+    assert pickle.loads(pickled).mkl is None
 
 
 def test_mkl_is_for_intels_processors(installed, tmp_path, monkeypatch):

@@ -73,6 +73,9 @@ class Mkl:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._be_alone)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_mkl, ()  # the process's own; None where it is not installed
+
     def gemm(self, A: Array, B: Array, out: Array) -> Call:
         """Return what makes out = A B; see `Backend.gemm`."""
         before, between, after = self._arguments(A, B, out)

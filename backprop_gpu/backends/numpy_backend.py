@@ -119,6 +119,9 @@ class NumpyBackend:
         self.mkl = mkl
         self._xp: Any = np
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.threads, self.mkl)  # a module can't be pickled
+
     def computing(self, flops: float = math.inf) -> AbstractContextManager[Any]:
         threads = 1 if flops < SMALL else self.threads
         if flops >= TINY and self.mkl is not None:

@@ -26,7 +26,7 @@ from sklearn.utils.validation import (
 
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import Array, check_finite, float_dtype, numeric, on_gpu, to_cpu
-from backprop_gpu.backends import Backend, Precision, choose_backend
+from backprop_gpu.backends import Backend, Precision
 from backprop_gpu.data import is_streamed
 from backprop_gpu.errors import (
     DeviceError,
@@ -87,6 +87,7 @@ class BaseMLP(FittedNetwork):
     dtype: Any = None
     leak: float = 0.01
     precision: Precision = "float32"
+    threads: int | None = None
     path: PathName = "auto"
     callbacks: Sequence[Callable[[Epoch], bool | None]] = ()
     checkpoint: Any = None
@@ -102,6 +103,7 @@ class BaseMLP(FittedNetwork):
         "dtype": "no_validation",
         "leak": [Real],
         "precision": [StrOptions({"float32", "tf32", "bf16"})],
+        "threads": [Interval(Integral, 1, None, closed="left"), None],
         "path": [StrOptions({"auto", "steps", "fused", "compiled"})],
         "callbacks": [list, tuple],
         "checkpoint": [None, str, os.PathLike],
@@ -137,7 +139,7 @@ class BaseMLP(FittedNetwork):
         hidden = self.check_settings(incremental=incremental)
         anew = not self._is_trained() or not (self.warm_start or incremental)
         if anew:
-            backend, _ = choose_backend(self.device, precision=self.precision)
+            backend = self._choose_backend()
         else:  # `device` may have been set to another one since
             net = self.network_
             backend = net.backend

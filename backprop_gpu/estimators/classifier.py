@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import (
 )
 
 from backprop_gpu.arrays import Array, ArrayModule, dense, on_gpu
-from backprop_gpu.backends import Backend, NumpyBackend, choose_backend
+from backprop_gpu.backends import Backend, NumpyBackend
 from backprop_gpu.errors import DomainError, DtypeError, ShapeError, check_not_negative
 from backprop_gpu.estimators.base import BaseMLP, Weights, learns_in_steps, on_cpu
 from backprop_gpu.estimators.losses import BINARY_LOG_LOSS, LOG_LOSS
@@ -134,7 +134,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "give a dict of weights"
             )
         if on_gpu(classes):
-            classes = on_cpu(classes, choose_backend(self.device)[0])
+            classes = on_cpu(classes, self._choose_backend())
         with self._unchanged_unless_it_learns():
             _check_partial_fit_first_call(self, classes)
             if not is_stream(X, y):

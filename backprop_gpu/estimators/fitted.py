@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
-from backprop_gpu.backends import Backend, Precision
+from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.errors import ShapeError, brief
 from backprop_gpu.estimators.learner import Progress
 from backprop_gpu.mlp import MLP
@@ -36,6 +36,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
 
     device: str | Backend
     precision: Precision
+    threads: int | None
     path_: str
     _net: MLP | None = None
     _unpickled: MLP | None = None
@@ -70,7 +71,8 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         activations = self._activations(len(sizes) - 2)
         if net is None or (net.layer_sizes, net.activations) != (sizes, activations):
             shown, dtype = True, np.result_type(*self.coefs_)
-            net = MLP(sizes, activations, device=self.device, dtype=dtype, precision=self.precision)
+            backend = self._choose_backend()
+            net = MLP(sizes, activations, device=backend, dtype=dtype, precision=self.precision)
         if shown and not self._shows_views_of(net):
             net.set_parameters([np.transpose(W) for W in self.coefs_], self.intercepts_)
         self._net = net
@@ -98,6 +100,10 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         own = [*(W.T for W in net.weights), *net.biases]
         shown = [*self.coefs_, *self.intercepts_]
         return len(own) == len(shown) and all(map(_is_same_view, own, shown))
+
+    def _choose_backend(self) -> Backend:
+        """Return where a network is to live that is made anew."""
+        return choose_backend(self.device, self.threads, self.precision)[0]
 
     def _is_trained(self) -> bool:
         return any(name in vars(self) for name in ("_net", "_unpickled", "coefs_"))

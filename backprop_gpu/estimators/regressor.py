@@ -49,7 +49,7 @@ SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
     epsilon : float = 1e-08; of "adam"
     n_iter_no_change : int = 10; epochs without improvement, then stop
     max_fun : int = 15000; evaluations of the loss by "lbfgs", at most
-    device : {"auto", "cpu", "cuda", "cuda:N"} = "auto"
+    device : {"auto", "cpu", "cuda", "cuda:N"} or NumpyBackend = "auto"
         Where the network lives and learns; "auto" takes a GPU if there is a usable one.
     dtype : {"float32", "float64"} or None = None
         What is computed in. None: as scikit-learn, float32 for float32 data (but not with
@@ -57,6 +57,7 @@ SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
     leak : float = 0.01; the slope of ``activation="leaky_relu"`` for z <= 0
     precision : {"float32", "tf32", "bf16"} = "float32"
         How a GPU multiplies float32 matrices; see `MLP`.
+    threads : int or None = None; how many compute on the CPU, at most; see `MLP`
     path : {"auto", "steps", "fused", "compiled"} = "auto"
         How the steps of "sgd" and "adam" are run; see `train`. "auto" compiles where that would
         gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.

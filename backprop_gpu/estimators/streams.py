@@ -15,7 +15,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from backprop_gpu.arrays import Array, ArrayModule, dense, is_sparse, numeric
-from backprop_gpu.backends import choose_backend
 from backprop_gpu.data import (
     IteratedBatches,
     StreamedBatches,
@@ -65,7 +64,7 @@ class Stream:
     def __init__(self, estimator: BaseMLP, X: Any, y: Any) -> None:
         self.X, self.y = X, y
         self.epoch = len(getattr(estimator, "loss_curve_", ()))
-        self.backend, _ = choose_backend(estimator.device, precision=estimator.precision)
+        self.backend = estimator._choose_backend()
         if y is None:
             batches = X(self.epoch) if callable(X) else X
             if not isinstance(batches, Iterable):

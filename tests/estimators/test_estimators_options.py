@@ -2,13 +2,17 @@
 
 import ast
 import inspect
+import pickle
 import re
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
 from small_models import BOTH, LENGTH, SMALL, SPECIES, WEIGHTS, X, assert_same_model
 
 import backprop_gpu as bp
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -75,6 +79,28 @@ def test_core_losses_are_minimised():
     model.partial_fit(X, y, WEIGHTS)
     classifier = MLPClassifier(**SMALL | {"max_iter": 100}, loss="mse", device="cpu")
     assert classifier.fit(X, SPECIES).score(X, SPECIES) > 0.9
+
+
+@BOTH
+def test_threads_are_those_of_the_network(Estimator, y):
+    model = clone(Estimator(**SMALL, threads=1, device="cpu")).fit(X, y)
+    assert model.network_.threads == 1
+    assert pickle.loads(pickle.dumps(model)).network_.threads == 1
+    model.coefs_, model.intercepts_ = [np.ones((4, 2)), np.ones((2, 1))], [np.zeros(2), [0.0]]
+    assert model.network_.threads == 1
+    with pytest.raises(ValueError, match="The 'threads' parameter of MLP"):
+        model.set_params(threads=0).fit(X, y)
+    model.set_params(threads=2, device=NumpyBackend(threads=1))
+    with pytest.raises(bp.DomainError, match="threads is 2, and device is a backend"):
+        model.fit(X, y)
+
+
+@BOTH
+def test_a_backend_can_be_searched_with(Estimator, y):
+    backend = NumpyBackend(threads=1)
+    one, other = (Estimator(**SMALL, device=device) for device in (backend, "cpu"))
+    assert clone(one).fit(X, y).network_.threads == 1
+    np.testing.assert_array_equal(*(cross_val_score(m, X, y, cv=2) for m in (one, other)))
 
 
 @BOTH
