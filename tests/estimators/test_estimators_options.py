@@ -44,6 +44,15 @@ def test_early_stopping_keeps_the_best_parameters(Estimator, y):
 
 
 @BOTH
+def test_a_callback_finds_the_score_of_its_epoch(Estimator, y):
+    seen = []
+    model = Estimator(**SMALL, early_stopping=True, device="cpu")
+    model.callbacks = [lambda epoch: seen.append((epoch.number, model.validation_scores_[-1]))]
+    model.fit(X, y)
+    assert seen == [*enumerate(model.validation_scores_)]
+
+
+@BOTH
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 def test_a_callback_sees_every_epoch_and_can_stop(Estimator, y, solver):
     seen = []
