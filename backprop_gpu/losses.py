@@ -174,9 +174,13 @@ class Loss:
                 "defined for targets between 0 and 1"
             )
         if self.targets == "distribution":
+            # Where the sum is off by more than rounding, so is a - y from the gradient.
             off = float(xp.abs(y.sum(axis=1) - 1).max())
             if off > 1e-5:
-                remedy = f"for class labels use one_hot(labels, {y.shape[1]})"
+                remedy = (
+                    "for probabilities, float16 ones too, write y / y.sum(axis=1, keepdims=True, "
+                    f"dtype='float64'); for class labels one_hot(labels, {y.shape[1]})"
+                )
                 if y.shape[1] == 1:
                     remedy = "one output is for two classes with 'binary_cross_entropy'"
                 raise DomainError(

@@ -1,5 +1,7 @@
 """Each loss against 50 digits: values, gradients, the one place of 1/n, and the canonical pairs."""
 
+import re
+
 import mpmath
 import numpy as np
 import pytest
@@ -258,6 +260,20 @@ def test_rows_of_rounded_shares_are_a_distribution(loss, backend):
     net = bp.MLP([2, 31], ["softmax"], device=backend, dtype="float32")
     y = np.full((1, 31), 1 / 31, np.float32)
     assert net.loss([[1, 2]], y, loss) > 0
+
+
+@pytest.mark.parametrize(
+    "rounded", [lambda p: p.round(4), lambda p: p.astype("float16")], ids=["to 4 digits", "float16"]
+)
+def test_rounded_probabilities_are_refused_with_what_makes_them_sum_to_1(rounded):
+    """With sums off by e, a - y is off by e from the gradient, and the loss by e of itself."""
+    y = rounded(np.random.default_rng(0).dirichlet(np.ones(7), size=20))
+    net = bp.MLP([2, 7], ["softmax"], device="cpu", dtype="float64", seed=0)
+    with pytest.raises(bp.DomainError, match=r"off by 0\.000.*one_hot\(labels, 7\)") as refused:
+        net.loss(np.ones((20, 2)), y, "cce")
+    remedy = re.search(r"y / y\.sum\(.*?\)", str(refused.value)).group()
+    y = eval(remedy, {"y": y})
+    assert bp.check_gradients(net, np.ones((20, 2)), y, "cce").largest_error < 1e-6
 
 
 # ---- the table -----------------------------------------------------------------------------------
