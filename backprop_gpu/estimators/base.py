@@ -33,6 +33,7 @@ from backprop_gpu.errors import (
     DomainError,
     NonFiniteError,
     ShapeError,
+    UnknownNameError,
     check_positive,
 )
 from backprop_gpu.estimators.batches import Samples, check_data, held, outputs_of
@@ -246,10 +247,15 @@ class BaseMLP(FittedNetwork):
                 f"activation is a list of {len(given)}; expected one for each of the {hidden} "
                 "hidden layers"
             )
-        return [
-            LeakyReLU(self.leak) if g == "leaky_relu" else find_activation(CORE_NAMES.get(g, g))
-            for g in given
-        ]
+        given = [CORE_NAMES.get(g, g) if isinstance(g, str) else g for g in given]
+        try:
+            return [
+                LeakyReLU(self.leak) if g == "leaky_relu" else find_activation(g) for g in given
+            ]
+        except UnknownNameError as error:
+            kind, name, known, remedy = error.arguments
+            remedy += "; or a list with one for each hidden layer"
+            raise UnknownNameError(kind, name, [*known, *CORE_NAMES], remedy) from None
 
     def _dtype(self, x: Any) -> np.dtype[Any]:
         if self.dtype is not None:

@@ -49,6 +49,18 @@ def test_what_cannot_be_is_said_before_anything_is_learned(settings, y, error, m
     assert not hasattr(model, "coefs_")
 
 
+def test_an_unknown_activation_is_told_of_scikit_learns_names_and_of_lists():
+    for activation, name in (
+        ("logistics", "'logistics'"),
+        (["relu", "tan"], "'tan'"),
+        ([["relu"], "tanh"], r"\['relu'\]"),
+    ):
+        model = MLPClassifier(**SMALL, activation=activation, device="cpu")
+        known = rf"unknown activation {name}; .*'logistic', .*; or a list with one for each hidden"
+        with pytest.raises(bp.UnknownNameError, match=known):
+            model.fit(X, SPECIES)
+
+
 def models(Estimator, settings, **more):
     """One that has learned nothing, and one that learned before it got these settings."""
     y = SPECIES if Estimator is MLPClassifier else LENGTH
