@@ -60,6 +60,22 @@ def test_numbers_in_the_place_of_letters(latex, values, text):
     assert to_text(substitute(latex, values)) == text
 
 
+CASES = r"\begin{cases} 1 & z_j > 0 \\ 0.01 & z_j \le 0 \end{cases}"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"z_j": "2.5"}, "1 where 2.5 > 0"),
+        ({"z_j": "-2.5e-05"}, "0.01 where -2.5e-05 <= 0"),
+        ({"z_j": "0"}, "0.01 where 0 <= 0"),
+        ({"a_j": "2.5"}, "1 where z_j > 0, 0.01 where z_j <= 0"),
+    ],
+)
+def test_of_cases_the_one_that_holds_is_left_where_numbers_tell(values, text):
+    assert to_text(substitute(CASES, values)) == text
+
+
 def test_symbols():
     assert {"a_j", "y_j", "m"} <= symbols(r"\frac{2}{m}\,(a_j - y_j)")
     assert "a" not in symbols(r"\begin{cases} 1 & z > 0 \\ 0 & z \le 0 \end{cases}")

@@ -7,8 +7,10 @@ the commands of SYMBOLS. A command that is not known stands for its own name.
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 # Command: (plain text, character, element of MathML).
@@ -32,6 +34,8 @@ LOOSE = {"+", "-", "=", "<", ">", "<=", ">=", "*"}  # text has a space on either
 IGNORED = {"left", "right", "displaystyle", "mathrm", "text"} | {
     size + side for size in ("big", "Big", "bigg") for side in ("", "l", "r")
 }
+
+COMPARISONS = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
 TOKEN = re.compile(r"(\\[a-zA-Z]+)\s*|(\\.)|(\d+(?:\.\d+)?)|(\s+)|(.)", re.DOTALL)
 
@@ -134,7 +138,7 @@ def symbols(formula: str) -> set[str]:
 
 
 def substitute(formula: str, values: Mapping[str, str]) -> Row:
-    r"""Return a formula with numbers in the place of some symbols.
+    r"""Return a formula with numbers in the place of some symbols; of cases, the one that holds.
 
     Parameters
     ----------
@@ -147,6 +151,8 @@ def substitute(formula: str, values: Mapping[str, str]) -> Row:
     --------
     >>> to_text(substitute(r"\frac{2}{m}\,(a_j - y_j)", {"a_j": "0.5", "m": "4"}))
     '2/4 (0.5 - y_j)'
+    >>> to_text(substitute(r"\begin{cases} 1 & z > 0 \\ 0.1 & z \le 0 \end{cases}", {"z": "-2"}))
+    '0.1 where -2 <= 0'
     """
     return _filled(parse(formula), values)
 
@@ -174,8 +180,19 @@ def _substitute(node: Node, values: Mapping[str, str]) -> Node:
                 base = Row(tuple(_bracketed([_substitute(base, values)], first=False)))
             return Scripts(base, sub and inside(sub), sup and inside(sup))
         case Cases(lines):
-            return Cases(tuple(tuple(map(inside, line)) for line in lines))
+            filled = [tuple(map(inside, line)) for line in lines]
+            taken = [line for line in filled if _holds(line[-1])]
+            return Cases(tuple(taken[:1] or filled))
     return node
+
+
+def _holds(condition: Row) -> bool:
+    """Return whether a condition compares two numbers, and is true."""
+    match to_text(condition).split():
+        case left, sign, right if sign in COMPARISONS:
+            with suppress(ValueError):  # a symbol
+                return bool(COMPARISONS[sign](float(left), float(right)))
+    return False
 
 
 def _bracketed(items: list[Node], first: bool = True) -> Iterator[Node]:

@@ -70,8 +70,8 @@ def python(node):
             return f"(({python(above)})/({python(below)}))"
         case Scripts(base, None, sup):
             return f"(({python(base)})**({python(sup)}))"
-        case Cases(((value, condition), (other, _))):
-            return f"({python(value)} if {python(condition)} else {python(other)})"
+        case Cases(((value, condition),)):
+            return f"({python(value)} if {python(condition)} else None)"
     raise AssertionError(f"{node} has an index and no number")
 
 
