@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from click.core import ParameterSource
 
 from backprop_gpu.cli import tables, workflow
 from backprop_gpu.cli.parts import FILE, device_option, examples
-from backprop_gpu.errors import DomainError
+from backprop_gpu.errors import DomainError, UnknownNameError
 from backprop_gpu.explaining.explain import Explanation, explain, explain_activation, explain_bias
 from backprop_gpu.explaining.jump_back import jump_back
 from backprop_gpu.explaining.page.write import write_page
@@ -37,7 +38,13 @@ from backprop_gpu.textbook import textbook
 @click.argument("data", nargs=-1, type=FILE)
 @click.option("--layer", type=int, help="l, from 1 to the last; 0, the input, with --activation.")
 @click.option("-j", "j", type=int, help="The node of the layer, from 0.")
-@click.option("-k", "k", type=int, help="The node of the layer before, from 0.")
+@click.option(
+    "-k",
+    "k",
+    type=lambda text: int(text) if re.fullmatch(r"-?\d+", text) else text,
+    metavar="K",
+    help="The node of the layer before, from 0; or an input's name.",
+)
 @click.option("--bias", is_flag=True, help="Explain dC/db_j in place of dC/dw_jk.")
 @click.option("--activation", is_flag=True, help="Explain dC/da_k, k a node of the layer.")
 @click.option("--loss", help="mse, sse, bce, cce.  [default: what NET was trained with; mse]")
@@ -93,6 +100,7 @@ def explain_command(
         click.echo(subject.heading(), nl=False)
         _walk(*run)
     else:
+        what["k"] = subject.number_of(what["k"], what["layer"] == (0 if what["activation"] else 1))
         explanation = _explain(*run, **what)
         heading = subject.heading(_input_of(explanation))
         if latex:
@@ -130,6 +138,17 @@ class Subject:
             return ""
         named = f"; input {k} is {self.features[k]}" if k is not None and self.features else ""
         return f"{self.source}{named}\n"
+
+    def number_of(self, k: int | str | None, of_inputs: bool) -> int | None:
+        """Return the number of a node; of an input, its name may be given."""
+        if not isinstance(k, str):
+            return k
+        if not (of_inputs and self.features):
+            why = "inputs have no names here" if of_inputs else "nodes have no names, inputs have"
+            raise DomainError(f"-k is {k!r}; expected a whole number: {why}")
+        if k not in self.features:
+            raise UnknownNameError("input", k, self.features)
+        return self.features.index(k)
 
 
 def _check_options() -> None:

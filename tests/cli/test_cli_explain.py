@@ -139,6 +139,11 @@ def test_a_network_that_train_wrote(suffix):
     named = "; input 1 is width" if suffix == ".csv" else ""
     heading = f"row 4 of pets{suffix}"
     assert run("pets.safetensors", path, *options).output == f"{heading}{named}\n{expected}\n"
+    if suffix == ".csv":
+        by_name = run("pets.safetensors", path, *options[:-1], "width").output
+        assert by_name == run("pets.safetensors", path, *options).output
+        node = run("pets.safetensors", path, "--layer", 0, "-k", "width", "--activation").output
+        assert "; input 1 is width\ndC/da_1[0]" in node
     for other in (["-k", 1, "--layer", 0, "--activation"], ["-k", 1, "--layer", 1, "--activation"]):
         about_input = named if other[3] == 0 else ""
         output = run("pets.safetensors", path, "--row", 4, *other).output
@@ -166,6 +171,9 @@ def test_a_network_that_train_wrote(suffix):
         (r"--html .* leave out --largest", ["--html", "out.html", "--largest", 0]),
         (r"layer is 4; expected a whole number from 1 to 3", ["--layer", 4, "-j", 0, "-k", 0]),
         (r"layer is 0; .* is the input", ["--layer", 0, "-j", 0, "-k", 0]),
+        (r"-k is 'x'; .* inputs have no names here", ["--layer", 1, "-j", 0, "-k", "x"]),
+        (r"-k is 'x'; .* nodes have no names", ["--layer", 2, "-j", 0, "-k", "x"]),
+        (r"-k is 'x'; .* nodes have no names", ["--layer", 1, "-k", "x", "--activation"]),
         (r"j is 4; layer 3 has 4", ["--layer", 3, "-j", 4, "-k", 0]),
         (r"k is -1; layer 2 has 5", ["--layer", 3, "-j", 0, "-k", -1]),
         (r"'x' is not a valid integer", ["--layer", "x", "-j", 0, "-k", 0]),
@@ -207,6 +215,9 @@ def test_files_that_are_wrong(saved):
     notes = {"features": list("abcdefgh"), "targets": ["y", "z"]}
     bp.save(saved[0], "named.safetensors", notes=notes)
     Path("words.csv").write_text("a,b,c,d,e,f,g,h,y,z\n1,2,3,u,5,6,7,8,1,0\n")
+    Path("numbers.csv").write_text("a,b,c,d,e,f,g,h,y,z\n1,2,3,4,5,6,7,8,1,0\n")
+    unknown = "--layer", 1, "-j", 0, "-k", "length"
+    fails(2, "unknown input 'length'; .* 'a', 'b'", "named.safetensors", "numbers.csv", *unknown)
     remedy = r"column 'd' \('u' in row 1\); .* give rows without it"
     fails(1, remedy, "named.safetensors", "words.csv", *options)
     np.savez("narrow.npz", x=x[:, :3], y=y)
