@@ -266,8 +266,9 @@ def score(net: Path, data: tuple[Path, ...], device: str) -> None:
 
     DATA is what train takes, best of samples that it was not given: one .npz with arrays x and y, a
     pair x.npy y.npy, or a .csv with a header line or a .parquet, with the columns that the network
-    was trained on. Of labels it is the share that is predicted right, of numbers R^2, which is 1 at
-    best, and the root of the mean squared error, in the targets' own units.
+    was trained on. Of labels, and of targets 0 and 1 with the loss bce, it is the share that is
+    predicted right; of other numbers R^2, which is 1 at best, and the root of the mean squared
+    error, in the targets' own units.
     """
     saved, preparation, samples = workflow.open_samples(net, data, device)
     workflow.check_samples(saved, preparation, samples.x, samples.y)

@@ -69,6 +69,10 @@ def about_predictions(saved: SavedNetwork, preparation: Preparation, samples: Sa
     if preparation.classes:
         return [*rows, ("accuracy", f"{(answers == y).mean():.2%}")]
     names = preparation.targets or [f"y{j}" for j in range(y.shape[1])]
+    if loss == "binary_cross_entropy" and np.isin(y, (0, 1)).all():  # the loss is the log loss
+        right = ((answers > 0.5) == y).mean(axis=0)
+        rows += [(name, f"accuracy {share:.2%}") for name, share in zip(names, right, strict=True)]
+        return rows
     errors = ((answers - y.astype(np.float64)) ** 2).mean(axis=0)
     for name, error, variance in zip(names, errors, y.var(axis=0, dtype=np.float64), strict=True):
         explained = f"R^2 {1 - error / variance:.4f}, " if variance else ""

@@ -82,6 +82,25 @@ def test_the_score_of_numbers_is_that_of_the_targets_themselves(here, standardiz
     assert ("of standardized targets" in table["loss"]) == bool(standardize)
 
 
+def test_the_score_of_targets_0_and_1_is_how_many_are_right(here):
+    """With binary cross-entropy; the loss is the log loss then."""
+    options = "--ignore", "id", "--loss", "bce", *QUICK
+    run("train", "houses.csv", "--target", "garden", *options)
+    run("predict", "net.safetensors", "houses.csv", "-o", "p.npy")
+    y, p = pyarrow.csv.read_csv("houses.csv")["garden"].to_numpy(), np.load("p.npy").astype(float)
+    table = rows(run("score", "net.safetensors", "houses.csv").stdout)
+    assert table["garden"].endswith(f"  accuracy {np.mean((p > 0.5) == y):.2%}")
+    log_loss = -np.log(np.where(y, p, 1 - p)).mean()
+    assert float(table["loss"].split()[1].rstrip(",")) == pytest.approx(log_loss, rel=1e-3)
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    np.savez("several.npz", x=x, y=np.column_stack([x > 0, x[:, 0] > x[:, 1]]))
+    np.savez("shares.npz", x=x, y=np.full((20, 3), 0.3))
+    run("train", "several.npz", "--loss", "bce", *QUICK)
+    table = rows(run("score", "net.safetensors", "several.npz").stdout)
+    assert all("  accuracy " in table[name] for name in ("y0", "y1", "y2"))
+    assert "root mean squared error" in run("score", "net.safetensors", "shares.npz").stdout
+
+
 def test_the_score_of_arrays(here):
     run(*TRAIN)
     assert "R^2 " in rows(run("score", "net.safetensors", "x.npy", "y.npy").stdout)["y0"]
