@@ -1,4 +1,4 @@
-"""Columns by name, from .csv and .parquet files, through pyarrow (extra ``data``).
+"""Columns by name, from .csv, .tsv and .parquet files, through pyarrow (extra ``data``).
 
 Rows are counted from 1, without the header. Messages name what option of the command line helps.
 """
@@ -20,34 +20,50 @@ NAMELESS = ("", "__index_level_0__")
 """What pandas calls an index that has no name, in .csv and in .parquet."""
 
 MOST = 6  # names in a message
-HEADER = 2000  # characters of a line that may be one of something else
+HEADER = 2000  # bytes of a line that may be one of something else
 
 LEAVE_OUT = "leave the column out (--ignore NAME)"
 OTHER_ROWS = "give rows without it"
+
+
+def suffix_of(path: Path) -> str:
+    """Return a path's suffix in small letters; of a compressed file both: ".csv.gz"."""
+    last = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + last if last == ".gz" else last
+
+
+def is_text(path: Path) -> bool:
+    """Return whether columns are written as text: .csv and .tsv."""
+    return suffix_of(path) != ".parquet"
 
 
 def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     """Return a file's columns as a pyarrow table; those of a .csv named in `text` as text."""
     arrow = pyarrow()
     check_readable(path)
-    kind = path.suffix.lower()
+    kind = suffix_of(path)
     try:
-        if kind == ".csv":
-            options = arrow.csv.ConvertOptions(column_types={name: arrow.string() for name in text})
-            table = arrow.csv.read_csv(path, convert_options=options)
+        if is_text(path):  # pyarrow decompresses a .gz
+            table = arrow.csv.read_csv(
+                path,
+                parse_options=arrow.csv.ParseOptions(delimiter=_delimiter(path)),
+                convert_options=arrow.csv.ConvertOptions(
+                    column_types={name: arrow.string() for name in text}
+                ),
+            )
         else:
             with arrow.parquet.ParquetFile(path) as file:
                 table = file.read()
         names = table.column_names
     except Exception as error:  # of Arrow, of the system, of Unicode
-        if kind == ".csv":
-            _check_commas(path, _header(path))  # in numbers or text, commas are what Arrow minds
+        if is_text(path):
+            _check_delimiter(path, _header(path))  # in numbers or text, commas are what Arrow minds
         reason = first_line(error)
         if isinstance(error, UnicodeDecodeError):
             reason += "; save it as UTF-8"
         raise FileFormatError(f"{path} can't be read as a {kind} table: {reason}") from error
     words = " ".join(names).split()  # spaces are what numpy.savetxt writes between numbers
-    if kind == ".csv" and words and all(map(_is_float, words)):
+    if is_text(path) and words and all(map(_is_float, words)):
         raise FileFormatError(
             f"{path}: line 1, {brief(','.join(names))}, is all numbers, where the columns' names "
             "should be; write a header line above it, or save arrays as .npy or .npz"
@@ -55,25 +71,32 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileFormatError(f"{path} has more than one column {quoted(twice)}; rename them")
-    _check_commas(path, names)
+    _check_delimiter(path, names)
     if len(table) == 0:
         raise FileFormatError(f"{path} has the columns {quoted(names)} and no rows")
     return table
 
 
+def _delimiter(path: Path) -> str:
+    return "\t" if suffix_of(path).startswith(".tsv") else ","
+
+
 def _header(path: Path) -> list[str]:
-    """Return the names in the first line of a .csv; none if it can't be read."""
+    """Return the names in the first line of a .csv or .tsv; none if it can't be read."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            return file.readline(HEADER).rstrip("\r\n").split(",")
-    except OSError:
+        with pyarrow().input_stream(path) as file:
+            start = file.read(HEADER).decode("utf-8-sig", errors="replace")
+    except Exception:  # of Arrow, of the system
         return []
+    names: list[str] = start.partition("\n")[0].rstrip("\r").split(_delimiter(path))
+    return names
 
 
-def _check_commas(path: Path, names: Sequence[str]) -> None:
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+def _check_delimiter(path: Path, names: Sequence[str]) -> None:
+    expected, others = ("tabs", ",;|") if _delimiter(path) == "\t" else ("commas", ";\t|")
+    if len(names) == 1 and any(mark in names[0] for mark in others):
         raise FileFormatError(
-            f"{path} has one column, {names[0]!r}; expected commas between the columns"
+            f"{path} has one column, {names[0]!r}; expected {expected} between the columns"
         )
 
 
@@ -136,7 +159,7 @@ def labels(path: Path, table: Any, name: str) -> NDArray[Any]:
             f"{empty[0]}; fill them in or drop those rows"
         )
     text = _to_numpy(column).astype(str)
-    if path.suffix.lower() == ".csv" and all(map(_is_whole_number, np.unique(text))):
+    if is_text(path) and all(map(_is_whole_number, np.unique(text))):
         return text.astype(np.int64)
     return text
 

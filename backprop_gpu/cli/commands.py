@@ -137,7 +137,8 @@ def train(
     """Train a network on DATA and save it.
 
     DATA is one .npz that holds arrays x and y, a pair x.npy y.npy, or a .csv with a header line or
-    a .parquet, of which --target names what to predict and all other columns are inputs.
+    a .parquet, of which --target names what to predict and all other columns are inputs. A
+    .tsv, with tabs, is read where a .csv is, and so are .csv.gz and .tsv.gz.
 
     Activations are leaky_relu (with a slope: leaky_relu:0.1), relu, sigmoid, tanh, gelu, silu,
     softplus, exp, softmax and identity. Give one for all hidden layers, or a list with one for

@@ -1,4 +1,4 @@
-"""Data files: NumPy's .npz and .npy, and the columns of .csv and .parquet.
+"""Data files: NumPy's .npz and .npy, and the columns of .csv, .tsv and .parquet.
 
 Whatever is wrong with a file is a ValueError or TypeError that says what it holds, what is
 expected and what to do. Nothing in a file is executed: arrays of pickled objects are refused.
@@ -31,7 +31,7 @@ from backprop_gpu.errors import (
 from backprop_gpu.files import check_readable
 
 ARRAYS = (".npz", ".npy")
-COLUMNS = (".csv", ".parquet")
+COLUMNS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
 MOST = 12  # columns that are suggested
 
@@ -68,7 +68,7 @@ def read_samples(
     Parameters
     ----------
     paths : sequence of Path
-        One .npz that holds x and y; or x and y, two .npy; or one .csv or .parquet.
+        One .npz that holds x and y; or x and y, two .npy; or one .csv, .tsv or .parquet.
     targets : sequence of str
         The columns of a .csv or .parquet that make y.
     ignored : sequence of str
@@ -85,13 +85,13 @@ def read_samples(
     DomainError, UnknownNameError
         If what is asked of it can't be.
     """
-    suffixes = [path.suffix.lower() for path in paths]
+    suffixes = [columns.suffix_of(path) for path in paths]
     if len(paths) == 1 and suffixes[0] in COLUMNS:
         return _samples_of_columns(paths[0], targets, ignored, labels, features)
     if suffixes not in ([".npz"], [".npy", ".npy"]):
         raise DomainError(
             f"can't take data from {' and '.join(path.name for path in paths)}; expected "
-            "one .npz, a pair x.npy y.npy, one .csv or one .parquet"
+            "one .npz, a pair x.npy y.npy, one .csv, one .tsv or one .parquet"
         )
     if targets or ignored:
         raise DomainError(
@@ -110,7 +110,7 @@ def read_inputs(path: Path, features: Sequence[str], targets: Sequence[str]) -> 
     Parameters
     ----------
     path : Path
-        A .npz that holds x, or a .npy, .csv or .parquet.
+        A .npz that holds x, or a .npy, .csv, .tsv or .parquet.
     features : sequence of str
         The names of the columns to take, in their order; if empty, all columns are taken.
     targets : sequence of str
@@ -151,9 +151,9 @@ def write_columns(suffix: str, names: Sequence[str], values: Sequence[NDArray[An
 
 def known_suffix(path: Path, known: Sequence[str]) -> str:
     """Return a path's suffix; raise DomainError if it is none of those known."""
-    suffix = path.suffix.lower()
+    suffix = columns.suffix_of(path)
     if suffix not in known:
-        given = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
+        given = f"ends in {suffix!r}" if suffix else "has no suffix"
         raise DomainError(f"{path} {given}; expected {' or '.join(known)}")
     return suffix
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
+from backprop_gpu.cli.columns import suffix_of
 from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
 from backprop_gpu.cli.tables import COLUMNS, Samples, read_samples
 from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError, count_of
@@ -221,7 +222,7 @@ def open_samples(
 ) -> tuple[SavedNetwork, Preparation, Samples]:
     """Return a saved network, and samples with the columns that it was trained on."""
     saved, preparation = open_network(path, device)
-    in_columns = data[0].suffix.lower() in COLUMNS
+    in_columns = suffix_of(data[0]) in COLUMNS
     if in_columns and not preparation.targets:
         raise DomainError(
             f"{path} does not know which columns of {data[0]} are its targets; give arrays: "

@@ -1,5 +1,6 @@
 """Data files: what is wrong with a file is said in a line."""
 
+import gzip
 import io
 import os
 import pickle
@@ -222,6 +223,23 @@ def test_csv_that_is_wrong(write, content, message):
     one_line(raised)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.tsv", b"a,b,y\n1,2,3\n", "one column, 'a,b,y'; expected tabs"),
+        ("d.tsv", b"a;y\n1;2\t3\n", "one column, 'a;y'; expected tabs"),
+        ("d.csv.gz", gzip.compress(b"a\ty\n1\t2\n"), "expected commas"),
+        ("d.csv.gz", gzip.compress(b"a;y\n1,5;2\n"), "one column, 'a;y'; expected commas"),
+        ("d.csv.gz", gzip.compress(b"1,2\n3,4\n"), "line 1, '1,2', is all numbers"),
+        ("d.csv.gz", gzip.compress(b"a,y\n" + b"1,2\n" * 99)[:30], r"as a \.csv\.gz table"),
+        ("d.csv.gz", b"a,y\n1,2\n", r"d.csv.gz can't be read as a \.csv\.gz table"),
+    ],
+)
+def test_text_with_tabs_and_compressed_that_is_wrong(write, name, content, message):
+    with pytest.raises(FileFormatError, match=message):
+        read_samples([write(name, content)], ["y"])
+
+
 def test_csv_that_is_no_utf_8(write):
     with pytest.raises(FileFormatError, match=r"codec can't decode .*; save it as UTF-8"):
         read_samples([write("d.csv", "größe,y\n1,2\n".encode("latin-1"))], ["y"])
@@ -295,5 +313,5 @@ def test_inputs_that_are_not_there(write):
     path = write("houses.csv", table())
     with pytest.raises(FileFormatError, match="no column 'depth', 'age', which the network"):
         read_inputs(path, ("width", "depth", "age"), ())
-    with pytest.raises(DomainError, match=r"expected \.npz or \.npy or \.csv or \.parquet"):
+    with pytest.raises(DomainError, match=r"expected \.npz or \.npy or \.csv or .* or \.parquet"):
         read_inputs(path.with_suffix(".json"), (), ())

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import gzip
 import sys
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_columns(write, suffix):
     samples = read_samples([path], ["price", "on"], ignored=["height"])
     assert samples.features == ("width",)
     np.testing.assert_array_equal(samples.y, np.stack([Y, X[:, 2]], axis=1))
+
+
+@pytest.mark.parametrize("name", ["d.tsv", "d.csv.gz", "d.tsv.gz", "a.b.csv.gz"])
+def test_text_with_tabs_and_compressed(write, name):
+    content = "a,b c,kind\n1,2,01\n3,4.5,02\n"
+    if ".tsv" in name:
+        content = content.replace(",", "\t")
+    data = content.encode()
+    path = write(name, gzip.compress(data) if name.endswith(".gz") else data)
+    samples = read_samples([path], ["kind"], labels=True)
+    assert samples.features == ("a", "b c")
+    assert samples.x.tolist() == [[1, 2], [3, 4.5]]
+    assert samples.y.tolist() == ["01", "02"]
+    assert read_inputs(path, ("b c",), ()).tolist() == [[2], [4.5]]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
