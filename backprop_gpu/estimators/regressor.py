@@ -28,7 +28,7 @@ SKLEARN_LOSSES = {entry.name: entry for entry in (SQUARED_ERROR, POISSON)}
 SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
     activation : {"identity", "logistic", "tanh", "relu"}, Activation, core name, list = "relu"
         Of the hidden layers; a list has one for each.
-    solver : {"adam", "sgd", "lbfgs"} = "adam"
+    solver : {"adam", "sgd", "lbfgs"} = "adam"; for AdamW and others `train` the ``network_``
     alpha : float = 0.0001; L2 penalty
     batch_size : int or "auto" = "auto"; which is 200, or all samples if there are fewer
     learning_rate : {"constant", "invscaling", "adaptive"} = "constant"; of "sgd"
