@@ -37,7 +37,8 @@ def stop(*arguments, **options):
         if what == "half fsync":
             os.ftruncate(arguments[0], os.fstat(arguments[0]).st_size // 2)
         print("here", flush=True)
-        time.sleep(60)
+        for _ in range(60_000):  # one long sleep would not see a signal from just before it
+            time.sleep(0.01)
     return real(*arguments, **options)
 
 
@@ -84,7 +85,7 @@ def test_killed_at_a_bad_moment(number, what, count, tmp_path):
         try:
             assert process.stdout.readline() == "here\n", process.stderr.read()
             process.send_signal(number)
-            process.wait(30)
+            process.wait(60)
         finally:
             process.kill()
         assert process.returncode
