@@ -64,7 +64,8 @@ class Folder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int, *, resume: bool) -> None:
-        self.place = checked_path(folder, "checkpoint")
+        # Where it is now: somebody may change the working directory while the run goes on.
+        self.place = checked_path(folder, "checkpoint").absolute()
         self.keep = check_count("checkpoint_keep", keep)
         self._current: Path | None = None  # what was written last, or read at first
         # The newest is wanted twice: for its path, and for all of it.

@@ -42,6 +42,14 @@ def test_a_run_begins_in_an_empty_or_absent_folder(folder, resume, tmp_path):
         assert os.listdir(place)
 
 
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    train(network(), "run", callbacks=[lambda epoch: os.chdir(tmp_path / "elsewhere")])
+    assert len(steps_in(tmp_path / "run")) == 3
+    assert not os.listdir()
+
+
 @pytest.mark.parametrize(
     "given", [{"checkpoint_every": 1}, {"checkpoint_keep": 3}, {"resume": True}], ids=str
 )
