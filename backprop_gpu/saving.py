@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.activations import ACTIVATIONS, find_activation, is_registered
+from backprop_gpu.activations import ACTIVATIONS, Activation, find_activation, is_registered
 from backprop_gpu.arrays import numeric, to_cpu
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.errors import (
@@ -153,8 +153,20 @@ def load(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> MLP
     return read(path, device=device).net
 
 
-def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> SavedNetwork:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    device: str | Backend = "auto",
+    activations: Sequence[Activation] = (),
+) -> SavedNetwork:
     """Return the network in a file that `save` wrote, with its notes and further arrays.
+
+    Parameters
+    ----------
+    path, device
+        As of `load`.
+    activations : sequence of Activation
+        Taken by their names, whether they are registered or not.
 
     Raises
     ------
@@ -186,7 +198,7 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
         )
     backend, reason = choose_backend(device)
     try:
-        saved = _assemble(metadata, values, backend)
+        saved = _assemble(metadata, values, backend, activations)
         saved.net.device_reason = reason
         return saved
     except UnknownNameError as error:
@@ -200,7 +212,10 @@ def read(path: str | os.PathLike[str], *, device: str | Backend = "auto") -> Sav
 
 
 def _assemble(
-    metadata: Mapping[str, str], values: Mapping[str, NDArray[Any]], backend: Backend
+    metadata: Mapping[str, str],
+    values: Mapping[str, NDArray[Any]],
+    backend: Backend,
+    own: Sequence[Activation],
 ) -> SavedNetwork:
     sizes = json.loads(metadata["layer_sizes"])
     shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -211,8 +226,9 @@ def _assemble(
             raise ShapeError(
                 f"layer_sizes {sizes} do not fit weights of shape {W.shape} and biases {b.shape}"
             )
+    known = {(g.name, *sorted(g.parameters.items())): g for g in own}
     activations = [
-        find_activation(name, parameters)
+        known.get((name, *sorted(parameters.items()))) or find_activation(name, parameters)
         for name, parameters in json.loads(metadata["activations"])
     ]
     notes = json.loads(metadata["notes"])

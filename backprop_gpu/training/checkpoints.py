@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from math import inf
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array
 from backprop_gpu.errors import (
     DomainError,
@@ -56,6 +57,8 @@ class Folder:
         How many of the newest stay.
     resume : bool
         Whether to go on from what is there. Without it, checkpoints in the folder are an error.
+    activations : sequence of Activation
+        Of the network that is trained; they need not be registered.
 
     Raises
     ------
@@ -63,13 +66,20 @@ class Folder:
         If the folder can't be used, or holds checkpoints and `resume` is False.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int, *, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int,
+        *,
+        resume: bool,
+        activations: Sequence[Activation] = (),
+    ) -> None:
         # Where it is now: somebody may change the working directory while the run goes on.
         self.place = checked_path(folder, "checkpoint").absolute()
         self.keep = check_count("checkpoint_keep", keep)
         self._current: Path | None = None  # what was written last, or read at first
         # The newest is wanted twice: for its path, and for all of it.
-        self._read = lru_cache(maxsize=1)(partial(read, device="cpu"))
+        self._read = lru_cache(maxsize=1)(partial(read, device="cpu", activations=activations))
         try:
             self.place.mkdir(parents=True, exist_ok=True)
             found = _files(self.place)
@@ -211,7 +221,7 @@ class Checkpoints:
         After how many epochs one is written; 0.1 is ten times an epoch. None: 1.
     keep : int or None
         How many of the newest stay. None: 3.
-    resume
+    resume, activations
         As of `Folder`.
 
     Raises
@@ -227,13 +237,16 @@ class Checkpoints:
         keep: int | None,
         *,
         resume: bool,
+        activations: Sequence[Activation] = (),
     ) -> None:
         check_folder_given(
             folder, checkpoint_every=every, checkpoint_keep=keep, resume=resume or None
         )
         self.every = check_positive("checkpoint_every", 1 if every is None else every)
-        keep = 3 if keep is None else keep
-        self._folder = None if folder is None else Folder(folder, keep, resume=resume)
+        self._folder: Folder | None = None
+        if folder is not None:
+            keep = 3 if keep is None else keep
+            self._folder = Folder(folder, keep, resume=resume, activations=activations)
         self._identity: dict[str, Any] = {}
 
     def path_of_newest(self, device: str) -> Any:

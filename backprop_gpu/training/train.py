@@ -178,7 +178,9 @@ def train(
             "y as two arrays, or give the loss a weight that depends on y"
         )
     held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
-    checkpoints = Checkpoints(checkpoint, checkpoint_every, checkpoint_keep, resume=resume)
+    checkpoints = Checkpoints(
+        checkpoint, checkpoint_every, checkpoint_keep, resume=resume, activations=net.activations
+    )
     if path == "auto":
         path = checkpoints.path_of_newest(net.device) or path
     chosen = plan(

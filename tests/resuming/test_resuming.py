@@ -170,6 +170,19 @@ def test_data_that_are_streamed(kind, every, tmp_path):
     assert run(resume=True, **options) == run()
 
 
+@pytest.mark.parametrize("parameters", [{}, {"factor": 2.0}], ids=str)
+def test_an_activation_that_is_not_registered_is_the_given_networks(parameters, tmp_path):
+    own = bp.Activation("doubled", lambda xp, z: 2 * z, lambda xp, a: 0 * a + 2, "a",
+                        parameters=parameters)  # fmt: skip
+
+    def run(**options):
+        net = bp.MLP(SIZES, [own, "identity"], device="cpu", seed=1)
+        return outcome(net, train(net, **options))
+
+    run(folder=tmp_path, epochs=3)
+    assert run(folder=tmp_path, resume=True) == run()
+
+
 def test_interrupted_again_and_again(interrupt, tmp_path):
     options = {"checkpoint_every": 0.3, "epochs": 4, "checkpoint_keep": 1, **STOPPING["validation"]}
     assert interrupt(1, **options)
