@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from backprop_gpu.errors import DomainError, check_not_negative, check_positive
+from backprop_gpu.errors import DomainError, check_not_negative, check_number, check_positive
 
 Schedule: TypeAlias = Callable[[float], float]
 
@@ -84,17 +84,21 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rise linearly from 0 for `epochs` epochs, then follow `schedule` from its beginning."""
+    """Rise linearly from 0 for `epochs` epochs, then follow `schedule` from its beginning.
 
-    schedule: Schedule
+    A number is a schedule that stays there.
+    """
+
+    schedule: float | Schedule
     epochs: float
 
     def __post_init__(self) -> None:
         check_positive("epochs", self.epochs)
         if not callable(self.schedule):
-            raise DomainError(f"schedule is {self.schedule!r}; expected a schedule to follow")
+            expected = "a schedule to follow, or a finite number above 0"
+            check_number("schedule", self.schedule, expected, lambda rate: rate > 0)
 
     def __call__(self, epochs: float) -> float:
-        if epochs < self.epochs:
-            return self.schedule(0.0) * epochs / self.epochs
-        return self.schedule(epochs - self.epochs)
+        since = max(epochs - self.epochs, 0.0)
+        rate = self.schedule(since) if callable(self.schedule) else self.schedule
+        return rate * min(epochs / self.epochs, 1.0)

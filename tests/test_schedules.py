@@ -40,6 +40,8 @@ SCHEDULES = {type(s).__name__: s for s in (STEP, EXPONENTIAL, INVERSE, COSINE, W
         (WARM, 13.9, 0.1),
         (WARM, 14, 0.05),
         (bp.WarmUp(lambda epochs: 0.3, 2), 1, 0.15),
+        (bp.WarmUp(0.3, 2), 1, 0.15),
+        (bp.WarmUp(0.3, 2), 7, 0.3),
     ],
 )
 def test_rate(schedule, epochs, rate):
