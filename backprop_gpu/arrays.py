@@ -112,11 +112,14 @@ def numeric(values: Any, name: str) -> Array:
                 else:
                     array = values.to_numpy(np.float64, na_value=np.nan)
         except (ValueError, TypeError, RuntimeError, BufferError) as error:
-            remedy = "give a rectangular array or nested list"
+            given, remedy = "", "give a rectangular array or nested list"
             if isinstance(values, list | tuple) and any(map(on_gpu, values)):
                 remedy = f"of arrays in GPU memory make one, cupy.stack({code})"
+            elif hasattr(values, "dtype"):
+                given = f"is a {type(values).__name__} of {values.dtype}, and "
+                remedy = "give an array of NumPy, for example of float32"
             raise DtypeError(
-                f"{name} can't be read as an array of numbers ({error}); {remedy}"
+                f"{name} {given}can't be read as an array of numbers ({error}); {remedy}"
             ) from error
         kind, dtype = array.dtype.kind, array.dtype
     if kind not in "biuf":
@@ -165,8 +168,8 @@ def _to_numbers(values: Any, array: Array, name: str) -> str:
     if isinstance(values, dict):
         return f"; of columns, give numpy.column_stack(list({name}.values()))"
     with suppress(Exception):  # objects raise what they like
-        reads_as_numbers = np.isfinite(np.asarray(array, np.float64)).all()
-        if array.dtype.kind in "OSU" and array.size and reads_as_numbers:
+        may_be_numbers = array.dtype.kind in "OSU" and array.size
+        if may_be_numbers and np.isfinite(np.asarray(array, np.float64)).all():
             return f": convert them, numpy.asarray({name}, 'float32')"
     if array.dtype.kind in "SU" and array.ndim == 1:
         return f"; {NUMBERED.format(name)}"

@@ -1,6 +1,7 @@
 """Bad arrays and parameters: what was given, what to do instead, and nothing changed."""
 
 import importlib.util
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,15 @@ def sparse(array):
 class Raises:
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("is on another device")
+
+
+class OfBfloat16:
+    """As PyTorch's tensors are."""
+
+    dtype = "torch.bfloat16"
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Got unsupported ScalarType BFloat16")
 
 
 # How to make a good array a bad one, the exception, and what its message says.
@@ -89,6 +99,11 @@ BAD_ARRAYS = {
     "generator": (lambda a: (row for row in a), bp.DtypeError, ["generator", "real numbers"]),
     "a function": (lambda a: np.mean, bp.DtypeError, ["real numbers"]),
     "another device": (lambda a: Raises(), bp.DtypeError, ["is on another device"]),
+    "of a dtype that NumPy does not have": (
+        lambda a: OfBfloat16(),
+        bp.DtypeError,
+        ["is a OfBfloat16 of torch.bfloat16", "unsupported ScalarType", "float32"],
+    ),
     "numbers without end": (lambda a: [[10**400] * a.shape[1]], bp.DtypeError, ["object"]),
     "masked": (lambda a: np.ma.masked_less(a, 0.5), bp.DtypeError, ["masked", "fill or drop"]),
     "masked rows": (
@@ -109,6 +124,13 @@ def test_array(net, name, call, good, bad):
         says = [text.replace(old, str(new)) for text in says]
     with refused(kind, f"{name} ", *says):
         call(net, make(good))
+
+
+def test_complex_numbers_are_refused_without_a_warning_of_numpys(net):
+    with warnings.catch_warnings(record=True) as warned, refused(bp.DtypeError, "complex128"):
+        warnings.simplefilter("always")
+        net(X * 1j)
+    assert not warned
 
 
 @pytest.mark.parametrize(
