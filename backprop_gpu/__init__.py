@@ -33,7 +33,7 @@ from backprop_gpu.losses import Loss, register_loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Layer, Trace
 from backprop_gpu.onnx_export import export_onnx
-from backprop_gpu.optimizers import SGD, Adam, AdamW
+from backprop_gpu.optimizers import SGD, Adam, AdamW, Optimizer
 from backprop_gpu.per_sample import Outliers, outliers, per_sample_gradient_norms, saliency
 from backprop_gpu.predictor import Predictor
 from backprop_gpu.saving import load, save
@@ -84,6 +84,7 @@ __all__ = [
     "Loss",
     "MissingExtraError",
     "NonFiniteError",
+    "Optimizer",
     "OutOfMemoryError",
     "Outliers",
     "ParquetColumns",

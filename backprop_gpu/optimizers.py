@@ -7,11 +7,9 @@ decay adds the penalty (weight_decay / 2) * sum W^2 to the loss; biases are neve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +19,17 @@ from backprop_gpu.errors import (
     DomainError,
     DtypeError,
     brief,
+    check_count,
+    check_entry,
     check_not_negative,
     check_number,
     check_positive,
 )
-from backprop_gpu.schedules import Schedule
+from backprop_gpu.schedules import Schedule, rate_at
 
 
 class Optimizer(Protocol):
-    """What `train` asks of an optimizer."""
+    """What `train` asks of an optimizer: your own is an object that has all of this."""
 
     @property
     def learning_rate(self) -> float | Schedule:
@@ -244,14 +244,20 @@ ABOUT_UPDATE = {"cuda": None, "in_place": False, "plain": False}
 
 
 def check_optimizer(name: str, optimizer: object) -> None:
-    """Raise DomainError unless `optimizer` is one."""
-    if isinstance(optimizer, type) and hasattr(optimizer, "slots"):
+    """Raise DomainError, or DtypeError, unless `optimizer` is one."""
+    if isinstance(optimizer, type) and hasattr(optimizer, "update"):
         called = f"{optimizer.__name__}()"
         raise DomainError(f"{name} is the class {optimizer.__name__}; call it, {called}")
-    if not hasattr(optimizer, "slots"):
+    parts = [part for part in vars(Optimizer) if not part.startswith("_")]
+    missing = [part for part in parts if _lacks(optimizer, part)]
+    if missing:
+        lacks = "" if missing == parts else f", which has no {' and no '.join(missing)}"
         raise DomainError(
-            f"{name} is {brief(optimizer)}; expected one like SGD(learning_rate=0.01)"
+            f"{name} is {brief(optimizer)}{lacks}; expected one like SGD(learning_rate=0.01), or "
+            "your own, with all that help(backprop_gpu.Optimizer) names"
         )
+    if type(optimizer) not in (SGD, Adam, AdamW):  # which check themselves
+        _check_own(name, cast(Optimizer, optimizer))
     if stale := _about_replaced_update(optimizer):
         kind = type(optimizer).__name__
         remedy = ", ".join(f"{about} = {ABOUT_UPDATE[about]}" for about in stale)
@@ -260,6 +266,23 @@ def check_optimizer(name: str, optimizer: object) -> None:
             f"{', '.join(stale)}: that is about the update it replaces; give the class {kind} its "
             f"own, or {remedy}"
         )
+
+
+def _lacks(optimizer: object, part: str) -> bool:
+    stub = getattr(Optimizer, part)  # what a class that inherits from the protocol has of it
+    return not hasattr(optimizer, part) or getattr(type(optimizer), part, None) is stub
+
+
+def _check_own(name: str, optimizer: Optimizer) -> None:
+    if not callable(optimizer.learning_rate):
+        check_not_negative(f"{name}.learning_rate", optimizer.learning_rate)
+    check_not_negative(f"{name}.weight_decay", optimizer.weight_decay)
+    check_count(f"{name}.slots", optimizer.slots, least=0)
+    if not isinstance(optimizer.cuda, str | None):
+        raise DtypeError(f"{name}.cuda is {brief(optimizer.cuda)}; expected statements, or None")
+    kind, given = type(optimizer).__name__, ("xp", "p", "g", "state", "numbers", "decayed")
+    check_entry("optimizer", kind, [optimizer.corrections], ["step"])
+    check_entry("optimizer", kind, [optimizer.update], given)
 
 
 def own_update(optimizer: Optimizer, xp: ArrayModule, p: Array, *args: Any) -> None:
@@ -279,11 +302,7 @@ def own_update(optimizer: Optimizer, xp: ArrayModule, p: Array, *args: Any) -> N
 
 def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     """Return the learning rate after so many epochs, which may be a fraction."""
-    rate = optimizer.learning_rate
-    value = rate(epochs) if callable(rate) else rate
-    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-        raise DomainError(f"the schedule {rate!r} gave the learning rate {value!r} at {epochs:g}")
-    return float(value)
+    return rate_at(optimizer.learning_rate, epochs)
 
 
 def is_plain(optimizer: Optimizer) -> bool:

@@ -9,9 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
-from backprop_gpu.errors import DomainError, check_not_negative, check_number, check_positive
+from backprop_gpu.errors import (
+    DomainError,
+    brief,
+    check_not_negative,
+    check_number,
+    check_positive,
+)
 
 Schedule: TypeAlias = Callable[[float], float]
 
@@ -100,5 +107,15 @@ class WarmUp:
 
     def __call__(self, epochs: float) -> float:
         since = max(epochs - self.epochs, 0.0)
-        rate = self.schedule(since) if callable(self.schedule) else self.schedule
-        return rate * min(epochs / self.epochs, 1.0)
+        return rate_at(self.schedule, since) * min(epochs / self.epochs, 1.0)
+
+
+def rate_at(schedule: float | Schedule, epochs: float) -> float:
+    """Return a learning rate; raise DomainError if a schedule gives none."""
+    rate = schedule(epochs) if callable(schedule) else schedule
+    if not isinstance(rate, Real) or not math.isfinite(rate) or rate < 0:
+        raise DomainError(
+            f"the schedule {brief(schedule)} gave the learning rate {brief(rate)} at {epochs:g} "
+            "epochs; expected 0 or a finite number above it"
+        )
+    return float(rate)

@@ -228,6 +228,70 @@ def test_an_update_that_only_gives_p_another_value_is_told_of():
     bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=Rebinds(), epochs=0)
 
 
+def test_an_update_that_changes_nothing_is_told_of_after_the_first_epoch_with_a_rate():
+    class Nothing(OfNumpy):
+        def update(self, xp, p, g, state, numbers, decayed):
+            pass
+
+    def stop(epoch):
+        assert epoch.number < 5
+
+    net = bp.MLP([2, 3, 2], device="cpu")
+    nothing = Nothing(bp.WarmUp(0.1, 2))  # the first epoch's is 0
+    with (
+        pytest.warns(RuntimeWarning, match="Nothing has changed") as told,
+        pytest.raises(AssertionError),
+    ):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=nothing, epochs=9,
+                 callbacks=[stop])  # fmt: skip
+    assert len(told) == 1
+    bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=nothing)
+
+
+PARTS = {
+    "learning_rate": 0.1,
+    "slots": 0,
+    "cuda": None,
+    "weight_decay": 0.0,
+    "corrections": lambda self, step: (0.0, 0.0),
+    "update": lambda self, xp, p, g, state, numbers, decayed: None,
+}
+
+
+@pytest.mark.parametrize("base", [(), (bp.Optimizer,)], ids=["alone", "inherits"])
+@pytest.mark.parametrize(
+    "missing", [*((part,) for part in PARTS), tuple(PARTS)[:5]], ids=" and ".join
+)
+def test_what_an_optimizer_lacks_is_named(missing, base):
+    parts = {part: value for part, value in PARTS.items() if part not in missing}
+    own, net = type("Own", base, parts)(), bp.MLP([2, 2], device="cpu")
+    says = f"which has no {' and no '.join(missing)}; expected one like SGD"
+    with pytest.raises(bp.DomainError, match=f"^optimizer is .*Own object .*{says}"):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=own)
+    with pytest.raises(bp.DomainError, match=rf"^optimizers\[0\] is .*{says}"):
+        bp.train_many([net], np.ones((4, 2)), np.ones((4, 2)), optimizers=own)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"learning_rate": None}, "optimizer.learning_rate is None; expected 0 or a finite"),
+        ({"weight_decay": None}, "optimizer.weight_decay is None; expected 0 or a finite"),
+        ({"slots": None}, "optimizer.slots is None; expected a whole number, 0 or above"),
+        ({"cuda": 1}, "optimizer.cuda is 1; expected statements, or None"),
+        ({"update": 1}, "the optimizer 'Own' has 1 where a function is expected"),
+        ({"corrections": lambda self: 0}, r"can't be called with \(step\)"),
+        ({"update": lambda self, p, g: 0}, r"can't be called with \(xp, p, g, state, numbers, dec"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_what_is_wrong_with_an_optimizer_shows_before_anything_starts(wrong, says, tmp_path):
+    own, net = type("Own", (), PARTS | wrong)(), bp.MLP([2, 2], device="cpu")
+    with pytest.raises((bp.DomainError, bp.DtypeError), match=says):
+        bp.train(net, np.ones((4, 2)), np.ones((4, 2)), optimizer=own, checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 class Signs(bp.SGD):
     """A kind of gradient descent with another update, which still says that it is plain descent."""
 

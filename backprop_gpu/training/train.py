@@ -242,16 +242,18 @@ def train(
             advance(run)
             stops = not run.losses and watch.wants_to_stop(history, steps.safe.parameters)
             checkpoints.write_if_due(run, watch.best)
+            if before is not None and not run.losses and history.learning_rate[-1] > 0:
+                if bool((net.parameters == before).all()):
+                    warnings.warn(
+                        f"{type(optimizer).__name__} has changed no parameter; its update has to "
+                        "change p in place, as p -= ... and p[...] = ... do",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                before = None
             if stops:
                 break
         run.check_last_update()
-        if before is not None and run.samples and bool((net.parameters == before).all()):
-            warnings.warn(
-                f"{type(optimizer).__name__} has changed no parameter; its update has to change "
-                "p in place, as p -= ... and p[...] = ... do",
-                RuntimeWarning,
-                stacklevel=2,
-            )
         checkpoints.write_if_due(run, watch.best, last=True)
         watch.finish(history)
     return history

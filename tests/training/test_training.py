@@ -200,11 +200,14 @@ def test_a_schedule_decides_the_updates(double):
 
 
 @pytest.mark.parametrize("rate", [math.nan, math.inf, -0.1, None, "0.1", [0.1]], ids=repr)
-def test_a_schedule_that_gives_no_rate(double, rate):
+@pytest.mark.parametrize(
+    "warmed", [lambda own: own, lambda own: bp.WarmUp(own, 1)], ids=["", "warmed"]
+)
+def test_a_schedule_that_gives_no_rate(double, rate, warmed):
     before = numbers(double)
     with pytest.raises(
-        (ValueError, TypeError), match=r"the schedule .* gave the learning rate"
+        bp.DomainError, match=r"the schedule <function .* gave the learning rate .* expected 0 or a"
     ) as e:
-        bp.train(double, *data(), optimizer=bp.SGD(lambda epochs: rate))
+        bp.train(double, *data(), optimizer=bp.SGD(warmed(lambda epochs: rate)))
     assert repr(rate) in str(e.value)
     assert numbers(double).tobytes() == before.tobytes()
