@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 from backprop_gpu.activations import Activation, find_activation
@@ -30,7 +31,8 @@ class Loss:
     name : str
         The name in the table.
     value : callable (xp, a, y) -> C_i
-        The loss of every sample, shape (n,), from the outputs a and the targets y, both (n, m).
+        The loss of every sample, shape (n,), from the outputs a and the targets y, both (n, m). It
+        leaves them as they are, as all of these functions do.
     gradient : callable (xp, a, y) -> dC_i/da
         Its derivative with respect to every output, shape (n, m).
     latex, latex_gradient : str
@@ -127,9 +129,9 @@ class Loss:
         n = n or len(a)
         canonical = self.is_canonical_for(activation)
         if canonical and self.canonical_value is not None:
-            C_i = self.canonical_value(xp, z, y)
+            C_i = self._call("canonical_value", xp, z, y)
         else:
-            C_i = self.value(xp, a, y)
+            C_i = self._call("value", xp, a, y)
         check_result(C_i, (len(a),), f"the value of the loss {self.name!r}", a)
         C[0] = C_i.sum() / n
 
@@ -138,9 +140,9 @@ class Loss:
         gradient = None
         if dC_da is not None or (delta is not None and not canonical):
             if canonical and self.canonical_gradient is not None:
-                gradient = self.canonical_gradient(xp, z, y)
+                gradient = self._call("canonical_gradient", xp, z, y)
             else:
-                gradient = self.gradient(xp, a, y)
+                gradient = self._call("gradient", xp, a, y)
             check_result(gradient, a.shape, f"the gradient of the loss {self.name!r}", a)
             gradient = gradient / n
         if dC_da is not None:
@@ -151,6 +153,28 @@ class Loss:
         elif delta is not None:
             reference = z if activation.derivative_from == "z" else a
             activation.delta(xp, gradient, reference, delta)
+
+    @cached_property
+    def _tried(self) -> set[str]:
+        """The functions that have left their arguments as they were."""
+        is_built_in = self.name in BUILT_IN and LOSSES.get(self.name) is self
+        return {f.name for f in fields(self)} if is_built_in else set()
+
+    def _call(self, which: str, xp: ArrayModule, t: Array, y: Array) -> Array:
+        """Call a function; raise if it writes to its arguments, which the first call shows."""
+        function: LossFunction = getattr(self, which)
+        if which in self._tried:
+            return function(xp, t, y)
+        copies = {"z" if "canonical" in which else "a": t.copy(), "y": y.copy()}
+        result = function(xp, *copies.values())
+        for (name, copy), given in zip(copies.items(), (t, y), strict=True):
+            if not xp.array_equal(copy, given, equal_nan=True):
+                raise DomainError(
+                    f"the {which} of the loss {self.name!r} writes to its {name}; return a new "
+                    "array"
+                )
+        self._tried.add(which)
+        return result
 
     def check_output(self, activation: Activation) -> None:
         """Raise DomainError if outputs of this activation can leave the loss's domain."""

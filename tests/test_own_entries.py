@@ -71,6 +71,41 @@ def test_loss(wrong, kind, message):
     np.testing.assert_array_equal(net.parameters, before)
 
 
+def overwriting(which):
+    """A value and a gradient that are right, and write what they need over an argument."""
+    return {
+        "a": (
+            lambda xp, a, y: xp.abs(xp.subtract(a, y, out=a)).sum(axis=1),
+            lambda xp, a, y: xp.sign(xp.subtract(a, y, out=a), out=a),
+        ),
+        "y": (
+            lambda xp, a, y: xp.abs(xp.subtract(a, y, out=y)).sum(axis=1),
+            lambda xp, a, y: xp.sign(xp.subtract(a, y, out=y), out=y),
+        ),
+    }[which]
+
+
+@pytest.mark.parametrize(
+    "backend", ["numpy", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True
+)
+@pytest.mark.parametrize("weights", [None, [1, 2, 1, 1]], ids=["", "weighted"])
+@pytest.mark.parametrize("which", ["a", "y"])
+@pytest.mark.parametrize("function", ["value", "gradient"])
+def test_a_loss_that_writes_to_its_arguments_is_refused(function, which, weights, backend):
+    place = ["value", "gradient"].index(function)
+    own = loss(**{function: overwriting(which)[place]})
+    net = bp.MLP([2, 3, 2], device=backend, dtype="float64", seed=1)
+    x, y = np.random.default_rng(0).normal(size=(2, 4, 2))
+    before, y_before = net.parameters.copy(), y.copy()
+    for _ in range(2):
+        with pytest.raises(bp.DomainError, match=f"the {function} of .*own' writes to its {which}"):
+            bp.train(net, x, y, loss=own, sample_weight=weights)
+    with pytest.raises(bp.DomainError, match=f"writes to its {which}; return a new array"):
+        net.backward(net.forward(x), y, own)
+    assert (net.parameters == before).all()
+    np.testing.assert_array_equal(y, y_before)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
