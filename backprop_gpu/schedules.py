@@ -1,7 +1,8 @@
 """Learning-rate schedules: the learning rate as a function of the epochs that have passed.
 
 A schedule is any callable from a number of epochs (a float: half-way through the first epoch it
-is 0.5) to a learning rate. It is asked before every update.
+is 0.5) to a learning rate. It is asked before every update. Where nobody knows how many batches an
+epoch has, it has to be constant within each.
 """
 
 from __future__ import annotations

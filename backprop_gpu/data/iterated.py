@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class IteratedBatches:
     samples, per_epoch : int or None
         As of `StreamedBatches`: in the last epoch that was gone through from its beginning to its
         end.
+    length : int or None
+        How many batches an epoch has, as far as ``len(batches)`` tells.
     once : bool
         Whether there is only one epoch.
     """
@@ -62,6 +64,9 @@ class IteratedBatches:
             )
         self.samples: int | None = None
         self.per_epoch: int | None = None
+        self.length: int | None = None
+        with suppress(Exception):  # some loaders have one, which raises what it likes
+            self.length = len(batches)  # type: ignore[arg-type]
         self._batches = batches
         self.once = isinstance(batches, Iterator)
         self._used = False

@@ -37,6 +37,8 @@ class StreamBatches:
         self.stream, self.samples = stream, stream.samples
         # Each of an iterable's batches has its own size, and each epoch its own number of them.
         self.per_epoch = None if stream.batch_size is None else stream.per_epoch
+        # What is said of them, for schedules and progress.
+        self.length = stream.length if isinstance(stream, IteratedBatches) else stream.per_epoch
         self._new_arrays = new_room(backend, columns, dtype)
         self.batch_size = stream.batch_size or 256  # or larger, when such a batch comes
         self._arrays = self._new_arrays(self.batch_size)

@@ -25,7 +25,7 @@ from backprop_gpu.errors import (
 )
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
-from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer
+from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer, learning_rate_at
 from backprop_gpu.training.batches import ArrayBatches, shuffled_batches
 from backprop_gpu.training.checkpoints import Checkpoints
 from backprop_gpu.training.glimpse import glimpse_of
@@ -78,7 +78,8 @@ def train(
         are streamed instead: read a window at a time, in the background.
     y : array_like, shape (n, outputs)
         The desired outputs. If y is None, x is an iterable of batches (x, y), or a function of
-        the epoch that returns one.
+        the epoch that returns one. It needs a ``len()`` for a learning rate that changes within an
+        epoch.
     sample_weight : array_like, shape (n,), optional
         How much each sample of arrays in memory counts, 0 or above: the loss of a batch is
         ``C = sum_i w_i C_i / sum_i w_i``, here and in `History.loss`. Samples of weight 0 are left
@@ -172,6 +173,8 @@ def train(
         batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
     elif sample_weight is None:
         batches = stream
+        if stream.length is None:
+            _check_rate_within_epochs(optimizer, epochs)
     else:
         raise DomainError(
             "sample_weight is for arrays in memory, and these data are streamed; give all of x and "
@@ -333,6 +336,18 @@ def _check_helpers(
         raise DomainError(
             f"callbacks is {brief(callbacks)}; expected a list of functions of an Epoch"
         )
+
+
+def _check_rate_within_epochs(optimizer: Optimizer, epochs: int) -> None:
+    """Raise DomainError if the learning rate changes within an epoch."""
+    rate = optimizer.learning_rate
+    for epoch in range(epochs if callable(rate) else 0):
+        if len({learning_rate_at(optimizer, epoch + k / 8) for k in range(8)}) > 1:
+            raise DomainError(
+                f"the learning rate {brief(rate)} changes within epoch {epoch}, and these batches "
+                "have no len(), which says how far within an epoch each of them is; give them "
+                "one, or a rate that changes between epochs, lambda epochs: schedule(int(epochs))"
+            )
 
 
 @contextmanager

@@ -135,6 +135,19 @@ def test_by_the_compiled_loop(interrupt, tmp_path, tmp_path_factory, monkeypatch
             file.unlink()
 
 
+class OfLength:
+    """A function of the epoch that says how many batches there are, roughly."""
+
+    def __init__(self, of_epoch, length):
+        self.of_epoch, self.length = of_epoch, length
+
+    def __len__(self):
+        return self.length
+
+    def __call__(self, epoch):
+        return self.of_epoch(epoch)
+
+
 @pytest.mark.parametrize("every", [1, 0.3, 2.5])
 @pytest.mark.parametrize("kind", ["files", "files, compiled", "batches of one's own"])
 def test_data_that_are_streamed(kind, every, tmp_path):
@@ -152,8 +165,8 @@ def test_data_that_are_streamed(kind, every, tmp_path):
             data = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"]
             options["batch_size"] = 6
         else:
-            data = [of_epoch]
-        adam = bp.Adam(bp.ExponentialDecay(0.05))
+            data = [OfLength(of_epoch, 5)]
+        adam = bp.Adam(bp.WarmUp(bp.ExponentialDecay(0.05), 1.5))
         history = bp.train(
             net, *data, optimizer=adam, epochs=EPOCHS, callbacks=callbacks, **options
         )

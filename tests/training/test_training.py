@@ -190,6 +190,88 @@ def test_a_schedule_is_asked_before_every_update(double, callbacks):
     assert history.learning_rate == pytest.approx([0.1 / (1 + k) for k in range(4)], rel=1e-15)
 
 
+class OfLength:
+    """Batches that say how many they are, rightly or not."""
+
+    def __init__(self, pairs, length):
+        self.pairs, self.length = pairs, length
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.fixture
+def cut():
+    """The data of `data`, in batches of 3: three of them."""
+    x, y = data()
+    return [(x[i : i + 3], y[i : i + 3]) for i in range(0, len(x), 3)]
+
+
+def test_batches_with_a_length_are_trained_as_arrays_are(double, cut):
+    twin, adam = double.copy(), bp.Adam(bp.WarmUp(bp.CosineDecay(0.05, 3), 1))
+    options = {"optimizer": adam, "epochs": 4}
+    given = bp.train(double, cut, **options)
+    arrays = bp.train(twin, *data(), batch_size=3, shuffle=False, path="steps", **options)
+    assert numbers(double).tobytes() == numbers(twin).tobytes()
+    assert (given.loss, given.learning_rate) == (arrays.loss, arrays.learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(3, [0, 1 / 3, 2 / 3]), (2, [0, 1 / 2, 1 / 2]), (6, [0, 1 / 6, 2 / 6])],
+)
+def test_a_length_says_how_far_within_an_epoch_a_batch_is(double, cut, length, expected):
+    twin = double.copy()
+    bp.train(double, OfLength(cut, length), optimizer=bp.SGD(lambda e: 0.1 * (1 + e)), epochs=2)
+    for epoch in range(2):
+        for (x, y), passed in zip(cut, expected, strict=True):
+            bp.train(twin, x, y, optimizer=bp.SGD(0.1 * (1 + epoch + passed)))
+    close(double, numbers(twin))
+
+
+WITHOUT_LENGTH = {
+    "a generator": iter,
+    "a function": lambda pairs: lambda epoch: pairs,
+    "what raises": lambda pairs: OfLength(pairs, "not known"),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_LENGTH)
+@pytest.mark.parametrize(
+    "schedule", [bp.WarmUp(bp.CosineDecay(0.01, 1), 0.1), bp.StepDecay(0.1, 0.125)], ids=repr
+)
+def test_what_changes_within_an_epoch_of_unknown_length_is_refused(
+    double, cut, kind, schedule, tmp_path
+):
+    before, given, folder = numbers(double), WITHOUT_LENGTH[kind](cut), tmp_path / "run"
+    with pytest.raises(bp.DomainError, match=r"learning rate .* within epoch 0, .* no len\(\)"):
+        bp.train(double, given, optimizer=bp.SGD(schedule), checkpoint=folder)
+    assert numbers(double).tobytes() == before.tobytes()
+    assert not folder.exists()
+
+
+def test_what_changes_within_a_later_epoch_is_refused_at_once(double, cut):
+    before, optimizer = numbers(double), bp.SGD(bp.StepDecay(0.1, every=2.5))
+    with pytest.raises(bp.DomainError, match="changes within epoch 2"):
+        bp.train(double, lambda epoch: cut, optimizer=optimizer, epochs=3)
+    assert numbers(double).tobytes() == before.tobytes()
+    bp.train(double, lambda epoch: cut, optimizer=optimizer, epochs=2)
+
+
+@pytest.mark.parametrize(
+    "schedule", [0.2, bp.StepDecay(0.2, every=2), lambda e: 0.2 / (1 + e // 1)]
+)
+def test_what_changes_between_epochs_needs_no_length(double, cut, schedule):
+    twin = double.copy()
+    for net, given in ((double, lambda epoch: iter(cut)), (twin, cut)):
+        history = bp.train(net, given, optimizer=bp.SGD(schedule), epochs=4)
+    assert numbers(double).tobytes() == numbers(twin).tobytes()
+    assert history.learning_rate[0] == 0.2
+
+
 def test_a_schedule_decides_the_updates(double):
     x, y = data()
     twin = double.copy()
