@@ -92,6 +92,11 @@ class Activation:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether it is one of the library's, as it is."""
+        return self.name in BUILT_IN and is_registered(self)
+
+    @property
     def in_place(self) -> bool:
         """Whether `function` and `derivative` can fill an array that they are given.
 

@@ -96,6 +96,11 @@ class Loss:
                 )
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether it is one of the library's, as it is."""
+        return self.name in BUILT_IN and LOSSES.get(self.name) is self
+
+    @property
     def in_place(self) -> InPlace | None:
         """A function that computes value and gradient at once and allocates nothing, or None."""
         return IN_PLACE.get((self.value, self.gradient))
@@ -157,8 +162,7 @@ class Loss:
     @cached_property
     def _tried(self) -> set[str]:
         """The functions that have left their arguments as they were."""
-        is_built_in = self.name in BUILT_IN and LOSSES.get(self.name) is self
-        return {f.name for f in fields(self)} if is_built_in else set()
+        return {f.name for f in fields(self)} if self.is_built_in else set()
 
     def _call(self, which: str, xp: ArrayModule, t: Array, y: Array) -> Array:
         """Call a function; raise if it writes to its arguments, which the first call shows."""

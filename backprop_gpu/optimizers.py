@@ -256,7 +256,7 @@ def check_optimizer(name: str, optimizer: object) -> None:
             f"{name} is {brief(optimizer)}{lacks}; expected one like SGD(learning_rate=0.01), or "
             "your own, with all that help(backprop_gpu.Optimizer) names"
         )
-    if type(optimizer) not in (SGD, Adam, AdamW):  # which check themselves
+    if is_own(optimizer):  # the library's check themselves
         _check_own(name, cast(Optimizer, optimizer))
     if stale := _about_replaced_update(optimizer):
         kind = type(optimizer).__name__
@@ -303,6 +303,11 @@ def own_update(optimizer: Optimizer, xp: ArrayModule, p: Array, *args: Any) -> N
 def learning_rate_at(optimizer: Optimizer, epochs: float) -> float:
     """Return the learning rate after so many epochs, which may be a fraction."""
     return rate_at(optimizer.learning_rate, epochs)
+
+
+def is_own(optimizer: object) -> bool:
+    """Return whether this is none of the library's."""
+    return type(optimizer) not in (SGD, Adam, AdamW)
 
 
 def is_plain(optimizer: Optimizer) -> bool:

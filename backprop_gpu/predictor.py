@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import DomainError, UnknownNameError
@@ -67,6 +68,7 @@ class Predictor:
         self.path, self.why = _choice(net, path)
         if self.path == "compiled":
             try:
+                check_agreement(net.activations, None, None, net.dtype)
                 self._forward = CompiledForward(
                     net.layer_sizes, net.activations, self._net.parameters, net.threads or cores()
                 )

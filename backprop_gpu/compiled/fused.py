@@ -34,8 +34,8 @@ class FusedOperations:
     ----------
     activations : sequence of Activation
         One for every layer but the input.
-    loss : Loss
-    optimizer : Optimizer
+    loss : Loss, optional
+    optimizer : Optimizer, optional
     dtype : dtype
 
     Raises
@@ -47,13 +47,13 @@ class FusedOperations:
     def __init__(
         self,
         activations: Sequence[Activation],
-        loss: Loss,
-        optimizer: Optimizer,
+        loss: Loss | None,
+        optimizer: Optimizer | None,
         dtype: np.dtype[Any],
     ) -> None:
         self.layers = {g: _library(layer_source(g, dtype.name)) for g in dict.fromkeys(activations)}
-        self.output = _library(output_source(activations[-1], loss, dtype.name))
-        self.optimizer = _library(update_source(optimizer, dtype.name))
+        self.output = loss and _library(output_source(activations[-1], loss, dtype.name))
+        self.optimizer = optimizer and _library(update_source(optimizer, dtype.name))
 
     def record(self, backend: Backend, work: Callable[[Any], None]) -> Callable[[], None]:
         """Return what does `work(backend)`, of a backend on the CPU; see `Backend.record`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.compiled import or_numpy
+from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer
@@ -52,7 +54,10 @@ def planned_steps(
     by_steps = partial(
         Steps, net, batches, of_batches, optimizer, limits=limits, penalizes=penalizes
     )
+    gpu = None if isinstance(net.backend, NumpyBackend) else net.backend
     with or_numpy(insists=insists, stacklevel=stacklevel):
+        if gpu is not None or chosen.path in ("compiled", "fused"):
+            check_agreement(net.activations, loss, optimizer, net.dtype, gpu)
         if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
             compiled = CompiledSteps(
                 net,

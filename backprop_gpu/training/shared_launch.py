@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer, numbers_of
@@ -66,6 +67,7 @@ def train_together(
     losses = np.empty((networks, epochs * per_epoch))
     rates = np.empty_like(losses)
     distinct = optimizers[:1] if all(o == optimizers[0] for o in optimizers) else optimizers
+    check_agreement(nets[0].activations, loss, optimizers[0], nets[0].dtype, backend)
     with backend.computing():
         index = None if rows is None else backend.asarray(np.stack(rows), np.dtype(np.int64))
         parameters = xp.stack([net.parameters for net in nets])
