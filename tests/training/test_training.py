@@ -232,6 +232,14 @@ def test_a_length_says_how_far_within_an_epoch_a_batch_is(double, cut, length, e
     close(double, numbers(twin))
 
 
+@pytest.mark.parametrize(("length", "parts"), [(3, [0.33, 0.67]), (2, [0.5, 1])])
+def test_a_length_says_how_far_an_epoch_has_come(double, cut, length, parts, monkeypatch):
+    monkeypatch.setattr("backprop_gpu.training.run.CHUNK_SECONDS", 0)  # a step at a time
+    shown = []
+    bp.train(double, OfLength(cut, length), progress=lambda run: shown.append(run.epochs_passed))
+    assert shown == [*parts, 1, 1]
+
+
 WITHOUT_LENGTH = {
     "a generator": iter,
     "a function": lambda pairs: lambda epoch: pairs,
