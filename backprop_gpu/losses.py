@@ -98,7 +98,7 @@ class Loss:
     @property
     def is_built_in(self) -> bool:
         """Whether it is one of the library's, as it is."""
-        return self.name in BUILT_IN and LOSSES.get(self.name) is self
+        return self in OF_THE_LIBRARY
 
     @property
     def in_place(self) -> InPlace | None:
@@ -298,6 +298,7 @@ LOSSES: dict[str, Loss] = {}
 ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
 
 BUILT_IN: set[str] = set()
+OF_THE_LIBRARY: set[Loss] = set()
 """The names that can't be registered again."""
 
 
@@ -411,3 +412,4 @@ for _entry in (
 ):
     register_loss(_entry)
 BUILT_IN |= {*LOSSES, *ALIASES}
+OF_THE_LIBRARY.update(LOSSES.values())

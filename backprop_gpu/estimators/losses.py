@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from backprop_gpu.arrays import Array, ArrayModule
-from backprop_gpu.losses import Loss
+from backprop_gpu.losses import OF_THE_LIBRARY, Loss
 
 _EPSILON = "(sizeof(real) == 4 ? real(1.1920928955078125e-07) : real(2.220446049250313e-16))"
 _MOST = f"(real(1) - {_EPSILON})"
@@ -85,3 +85,5 @@ BINARY_LOG_LOSS = Loss(
     cuda_gradient="(real(1) - y) / (real(1) - a) - y / a",
     cuda_canonical=(f"-(y * log({_CLIPPED}) + (real(1) - y) * log(real(1) - {_CLIPPED}))"),
 )
+
+OF_THE_LIBRARY.update({SQUARED_ERROR, POISSON, LOG_LOSS, BINARY_LOG_LOSS})
