@@ -90,6 +90,13 @@ def test_a_validation_loss_that_is_not_finite_is_never_the_best():
     assert epochs_in_b == 1
 
 
+def test_where_no_validation_loss_is_finite_the_patience_begins_with_the_first():
+    history, epochs_in_b = scripted([NAN, math.inf, NAN, NAN, NAN], patience=2)
+    assert history.stopped_by == "early stopping"
+    assert (len(history.loss), history.best_epoch) == (3, 0)
+    assert epochs_in_b == 3  # no parameters are better than these
+
+
 def test_the_epoch_in_which_a_callback_stops_counts():
     history, epochs_in_b = scripted([3, 2, 1, 0], callbacks=[lambda epoch: epoch.number == 2])
     assert history.stopped_by == "callback"

@@ -115,6 +115,32 @@ def test_whole_weights_are_repeated_samples(backend):
     np.testing.assert_allclose(numbers(net), numbers(repeated), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("head", "loss"), HEADS)
+def test_a_batch_of_many_tiles_has_one_average(head, loss):
+    x, y = data(40_000)
+    net, twin = network(head=head), network(head=head)
+    light, heavy = (
+        twin.backward(twin.forward(x[half]), y[half], loss)
+        for half in (slice(0, 20_000), slice(20_000, None))
+    )
+    twin.parameters -= (light.flat + 3 * heavy.flat) / 4
+    options = {"loss": loss, "optimizer": bp.SGD(1.0), "path": "steps"}
+    history = bp.train(net, x, y, sample_weight=np.repeat([1, 3], 20_000), **options)
+    np.testing.assert_allclose(numbers(net), numbers(twin), rtol=1e-12, atol=1e-12)
+    assert history.loss == pytest.approx([(light.loss + 3 * heavy.loss) / 4], rel=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("head", "loss"), [("sigmoid", "bce"), ("softmax", "cce")])
+def test_the_loss_of_outputs_that_round_to_0_and_1_is_exact(head, loss, path):
+    x, y = data()
+    net = network(head=head)
+    net.weights[-1][...] *= 1e4
+    expected = weighted_loss(net, x, y, WEIGHTS, loss)
+    history = bp.train(net, x, y, sample_weight=WEIGHTS, loss=loss, path=path)
+    assert history.loss == pytest.approx([expected], rel=1e-12)
+
+
 @pytest.mark.parametrize("batch_size", [None, 4])
 @pytest.mark.parametrize("weight", [1, 7, 0.1])
 def test_equal_weights_are_none_to_the_bit(net, weight, batch_size):
