@@ -71,6 +71,7 @@ def test_a_wrong_label_is_the_first_outlier():
     assert found.rows[0] == 17
     assert len(found.rows) == 3
     assert (np.diff(found.norms) <= 0).all()
+    assert len(bp.outliers(net, x, y, "bce").rows) == 10
 
 
 @pytest.mark.parametrize("limit", [1e-6, 0.05, 1e6])

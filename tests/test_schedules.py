@@ -32,7 +32,11 @@ SCHEDULES = {type(s).__name__: s for s in (STEP, EXPONENTIAL, INVERSE, COSINE, W
         (COSINE, 5, 0.06),
         (COSINE, 10, 0.02),
         (COSINE, 1000, 0.02),
+        (bp.StepDecay(0.1, 10), 10, 0.05),
+        (bp.ExponentialDecay(0.1), 1, 0.099),
+        (bp.InverseTimeDecay(0.1), 100, 0.05),
         (bp.CosineDecay(0.1, 10), 10, 0.0),
+        (bp.CosineDecay(0.1, 10, final=0.1), 5, 0.1),
         (WARM, 0, 0.0),
         (WARM, 1, 0.025),
         (WARM, 3.5, 0.0875),
@@ -42,6 +46,7 @@ SCHEDULES = {type(s).__name__: s for s in (STEP, EXPONENTIAL, INVERSE, COSINE, W
         (bp.WarmUp(lambda epochs: 0.3, 2), 1, 0.15),
         (bp.WarmUp(0.3, 2), 1, 0.15),
         (bp.WarmUp(0.3, 2), 7, 0.3),
+        (bp.WarmUp(EXPONENTIAL, 2), 1, 0.05),
     ],
 )
 def test_rate(schedule, epochs, rate):

@@ -208,6 +208,19 @@ def test_progress_bar(net, capsys, monkeypatch, watched):
     assert capsys.readouterr() == ("", "")
 
 
+def test_progress_is_told_in_parts_of_long_epochs(net, monkeypatch):
+    monkeypatch.setattr("backprop_gpu.training.run.CHUNK_SECONDS", 0)  # every step takes longer
+    told = []
+    bp.train(
+        net,
+        *data(n=7),
+        epochs=2,
+        batch_size=3,
+        progress=lambda run: told.append((run.epochs_passed, run.samples)),
+    )
+    assert told == [(0.33, 3), (0.67, 6), (1, 7), (1.33, 10), (1.67, 13), (2, 14)]
+
+
 def test_progress_bar_in_a_notebook_whose_stderr_is_no_terminal(net, capsys, monkeypatch):
     pytest.importorskip("tqdm")
     bp.train(net, *data(), epochs=7, progress=True)
