@@ -129,9 +129,9 @@ def check_gradients(
     analytic = _analytic(net, x, y, entry, weight_decay)
     twin = net.copy(device="cpu", dtype="float64")
     data = twin.check_data(to_cpu(x), to_cpu(y), entry)
-    reference = _Reference(twin, *data, entry, weight_decay)
     rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
+        reference = _Reference(twin, *data, entry, weight_decay)
         return GradientReport(
             tuple(
                 _check_term(layer, term, gradient, reference, limit, max_entries, directions, rng)

@@ -103,6 +103,15 @@ def test_saturated_networks_pass(dtype):
     bp.check_gradients(net, *data(net), "bce")
 
 
+@pytest.mark.parametrize(("head", "loss"), [("sigmoid", "bce"), ("softmax", "cce")])
+def test_nothing_is_skipped_before_outputs_that_round_to_0_and_1(head, loss, dtype):
+    net = network(["sigmoid", "tanh", head], dtype=dtype)
+    net.weights[-1][...] *= 1e4
+    report = bp.check_gradients(net, *data(net), loss)
+    skipped = {(t.term, t.layer) for t in report.terms if t.skipped}
+    assert skipped == {("dC/da", 3)}  # of a alone, C is infinite
+
+
 def test_the_network_is_not_changed_and_the_seed_decides_the_entries():
     net = network()
     before = net.parameters.copy()
