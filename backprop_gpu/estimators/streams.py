@@ -85,8 +85,6 @@ class Stream:
         shape = tuple(self.x_first.shape)
         if len(shape) != 2:
             raise ShapeError(f"X has rows of shape {shape[1:]}; expected one number per feature")
-        if not shape[0] or not len(self.y_first):
-            raise ShapeError("X or y has no samples; at least one is needed")
 
     def labels(self, y: Any) -> NDArray[Any]:
         """Return some y on the CPU, with one dimension if it has one column."""

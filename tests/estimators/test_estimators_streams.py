@@ -264,7 +264,9 @@ def damaged(value):
         (Sliced(X), SPECIES, (WEIGHTS[:-1],), ValueError, "sample_weight.shape"),
         (Sliced(X), SPECIES, (-WEIGHTS,), ValueError, "Negative values"),
         (Sliced(X.astype(str)), SPECIES, (), bp.DtypeError, "real numbers"),
-        (Sliced(X[:0]), SPECIES[:0], (), bp.ShapeError, "no samples"),
+        (Sliced(X[:0]), SPECIES[:0], (), bp.ShapeError, "x has shape .* no samples"),
+        (Sliced(X), SPECIES[:0], (), bp.ShapeError, "y has shape .* no samples"),
+        ([(X[:0], SPECIES[:0])], None, (), bp.ShapeError, "x of batch 0 has .* no samples"),
         (pairs(X, SPECIES), None, (WEIGHTS,), bp.DomainError, "sample_weight is of arrays"),
         ([X], None, (), bp.DtypeError, "batch 0 is of type ndarray"),
         ([], None, (), bp.ShapeError, "no batches"),
@@ -317,6 +319,14 @@ def test_divergence_is_an_error():
     model = MLPRegressor(**SETTINGS, solver="sgd", learning_rate_init=1e200)
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         model.partial_fit(Sliced(X), LENGTH)
+
+
+def test_divergence_of_the_last_step_in_some_parameters_is_an_error():
+    y = np.column_stack([np.zeros(len(X)), np.full(len(X), 1e150)])
+    model = MLPRegressor(**SETTINGS, solver="sgd", momentum=0, learning_rate_init=1e200)
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        model.partial_fit([(X, y)])
+    assert np.isfinite(model.intercepts_[-1]).tolist() == [True, False]
 
 
 def test_a_batch_without_weight_is_refused():
