@@ -53,6 +53,18 @@ def zeros(optimizer, like):
     return [0 * like for _ in range(optimizer.slots)]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        (bp.SGD(), (0.01, 0.0, False, 0.0)),
+        (bp.Adam(), (0.001, 0.9, 0.999, 1e-8, 0.0)),
+        (bp.AdamW(), (0.001, 0.9, 0.999, 1e-8, 0.01)),
+    ],
+)
+def test_what_is_not_given_is_what_textbooks_take(optimizer, numbers):
+    assert tuple(getattr(optimizer, field.name) for field in fields(optimizer)) == numbers
+
+
 @every_optimizer
 def test_update_is_the_formula(optimizer, backend, dtype):
     rng = np.random.default_rng(0)

@@ -51,10 +51,11 @@ def test_saliency_is_each_samples_own_input_gradient():
     np.testing.assert_allclose(bp.saliency(net, x, y), expected, rtol=1e-13)
 
 
-def test_data_larger_than_a_piece_give_the_same(monkeypatch):
+@pytest.mark.parametrize("piece", [20, 4])  # 4 rows of 5 nodes, less than one
+def test_data_larger_than_a_piece_give_the_same(piece, monkeypatch):
     net, (x, y) = network(), data(11)
     whole = bp.per_sample_gradient_norms(net, x, y), bp.saliency(net, x, y)
-    monkeypatch.setattr("backprop_gpu.per_sample.PIECE", 20)  # 4 rows of 5 nodes
+    monkeypatch.setattr("backprop_gpu.per_sample.PIECE", piece)
     pieces = bp.per_sample_gradient_norms(net, x, y), bp.saliency(net, x, y)
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)

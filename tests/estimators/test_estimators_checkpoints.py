@@ -60,6 +60,12 @@ def test_a_fit_that_was_killed_ends_with_the_same_model(settings, kind, tmp_path
         assert everything(fitted(kind, resume=True, **options)) == whole
 
 
+def test_checkpoints_are_written_when_they_are_due_and_at_the_end(tmp_path):
+    fitted(checkpoint=tmp_path, checkpoint_every=3, max_iter=8)
+    written = [path.name for path in sorted(tmp_path.iterdir())]
+    assert written == [f"step-{epochs:012}.safetensors" for epochs in (3, 6, 8)]  # the newest
+
+
 @pytest.mark.parametrize("batch_size", [20, 90])
 def test_a_fit_of_classes_that_count_differently(batch_size, tmp_path):
     options = {"class_weight": {0: 0.3, 1: 1, 2: 1.7}, "batch_size": batch_size, "dtype": "float32"}

@@ -243,6 +243,12 @@ def test_class_weights_are_not_negative(weight):
             learn(X, SPECIES > 0, **{} if learn == model.fit else {"classes": [False, True]})
 
 
+def test_class_weights_are_those_of_classes_that_there_are():
+    model = MLPClassifier(**SMALL, class_weight={0: 2.0, 7: 3.0}, device="cpu")
+    with pytest.raises(ValueError, match=r"The classes, \[1, 2\], are not in class_weight"):
+        model.fit(X, SPECIES)
+
+
 def test_balanced_classes_need_all_samples():
     model = MLPClassifier(class_weight="balanced", device="cpu")
     assert model.fit(X, SPECIES).score(X, SPECIES) > 0.5

@@ -9,6 +9,7 @@ import pytest
 from small_runs import (
     STOPPING,
     X,
+    Y,
     network,
     newest,
     outcome,
@@ -118,6 +119,13 @@ def test_bad_argument(name, value, tmp_path):
 def test_when_they_are_written(every, steps, tmp_path):
     train(network(), tmp_path, checkpoint_every=every, checkpoint_keep=100)
     assert steps_in(tmp_path) == steps  # 4 an epoch; before the first and after the last, too
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0.1, range(0, 22, 3)), (3, [0, 9, 18, 21])])
+def test_of_a_stream_they_are_written_at_the_end_of_epochs(every, steps, tmp_path):
+    options = {"checkpoint_every": every, "checkpoint_keep": 100, "epochs": 7}
+    bp.train(network(), [(X, Y)] * 3, checkpoint=tmp_path, **options)
+    assert steps_in(tmp_path) == [*steps]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 5])
