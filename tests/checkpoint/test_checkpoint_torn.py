@@ -111,6 +111,7 @@ LIES = {
     "sizes too few": ("layer_sizes", "[3, 4]", None),
     "sizes too many": ("layer_sizes", "[3, 4, 2, 2]", None),
     "sizes huge": ("layer_sizes", "[3, 1000000000000, 2]", None),
+    "inputs without end": ("layer_sizes", "[1000000000000, 4, 2]", None),
     "sizes with endless digits": ("layer_sizes", "1" * 5000, None),
     "sizes nested endlessly": ("layer_sizes", "[" * 100_000, None),
     "sizes negative": ("layer_sizes", "[3, -4, 2]", None),

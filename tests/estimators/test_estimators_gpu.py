@@ -143,6 +143,14 @@ def test_a_network_learns_on_where_it_is():
         assert model.network_.device.startswith(device)
 
 
+@pytest.mark.gpu
+def test_coefs_that_were_looked_at_are_not_those_before_the_next_pass():
+    model, batches = regressor("cuda"), [(on_cuda(X), LENGTH)]
+    seen = [model.partial_fit(batches).coefs_[0].copy() for _ in range(2)]
+    assert (seen[0] != seen[1]).all()
+    np.testing.assert_array_equal(seen[1], bp.arrays.to_cpu(model.network_.weights[0]).T)
+
+
 @pytest.mark.parametrize("backend", [pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True)
 def test_a_fit_that_diverges_ends_as_on_the_cpu(backend):
     """Before the update of the first step whose loss is not finite, though nobody looks there."""
