@@ -221,3 +221,27 @@ def test_what_cannot_be_read_is_said(path, tmp_path):
         ParquetColumns(table(), ["a"])
     with pytest.raises(errors.DtypeError, match="sliced by rows"):
         ParquetColumns(path, ["a"])[3]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pyarrow.array([0], pyarrow.time32("ms")), r"time32\[ms\]"),
+        (pyarrow.array([{"x": 1}]), "struct<x: int64>"),
+        (pyarrow.array([[1, 2]]), "list<element: int64>"),
+    ],
+)
+def test_what_has_no_dtype_is_no_number(values, kind, tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"v": values}), tmp_path / "v.parquet")
+    with pytest.raises(errors.DtypeError, match=f"column 'v' holds {kind}; expected numbers"):
+        ParquetColumns(tmp_path / "v.parquet", ["v"])
+
+
+@pytest.mark.parametrize("file", ["empty.parquet", ""], ids=["no rows", "no files"])
+def test_a_source_without_rows_has_no_samples(file, tmp_path):
+    if file:
+        pyarrow.parquet.write_table(table()[:0], tmp_path / file)
+    columns = ParquetColumns(tmp_path / file, ["a"])
+    assert (columns.shape, columns.dtype) == ((0, 1), np.dtype("float32"))
+    with pytest.raises(errors.ShapeError, match=r"x has shape \(0, 1\): no samples"):
+        bp.train(bp.MLP([1, 1], device="cpu"), columns, columns, batch_size=10)
