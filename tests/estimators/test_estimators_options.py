@@ -78,6 +78,7 @@ def test_hidden_layers_take_every_activation():
     assert not np.array_equal(leaky, prediction(["leaky_relu", "gelu"], leak=0.3))
     np.testing.assert_array_equal(prediction("leaky_relu", leak=0), prediction("relu"))
     np.testing.assert_array_equal(prediction("sigmoid"), prediction("logistic"))
+    np.testing.assert_array_equal(prediction(["logistic"] * 2), prediction("logistic"))
 
 
 def test_core_losses_are_minimised():
