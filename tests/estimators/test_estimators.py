@@ -170,6 +170,16 @@ def test_one_class_alone_is_always_predicted():
     assert set(model.predict(X)) == {"only"}
 
 
+@pytest.mark.parametrize("y", [SPECIES > 0, SPECIES, LABELS], ids=["two", "three", "several"])
+def test_what_is_no_more_probable_than_the_first_class_is_not_predicted(y):
+    theirs, ours = both(MLPClassifier, X, y, max_iter=1)
+    for model in (theirs, ours):
+        for array in (*model.coefs_, *model.intercepts_):
+            array[...] = 0
+    assert not ours.predict(X).any()
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
 def test_a_warning_says_that_more_epochs_are_needed():
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(12\) reached"):
         MLPRegressor(**SMALL, device="cpu").fit(X, LENGTH)
