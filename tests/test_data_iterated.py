@@ -79,6 +79,16 @@ def test_an_iterator_serves_one_epoch():
         source.epoch(1)
 
 
+def test_an_iterator_is_not_begun_where_training_takes_more_epochs():
+    net, source = bp.MLP([2, 1], device="cpu"), iter(pairs())
+    before = net.parameters.copy()
+    with pytest.raises(errors.DomainError, match="gone through once, and epochs is 2"):
+        bp.train(net, source, epochs=2)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert len(bp.train(net, source, epochs=1).loss) == 1
+    assert next(source, None) is None
+
+
 def test_a_generator_may_write_every_batch_to_the_same_memory():
     def reusing():
         x, y = np.empty((4, 2), "float32"), np.empty((4, 1), "float32")

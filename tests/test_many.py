@@ -63,6 +63,14 @@ def test_the_data_are_converted_once(monkeypatch):
     assert [x is given for given in converted].count(True) == 1
 
 
+def test_the_networks_may_come_one_by_one():
+    nets = networks(2)
+    histories = bp.train_many((net for net in nets), *data(), epochs=3, path="steps")
+    assert [history.loss for history in histories] == [
+        history.loss for history in bp.train_many(networks(2), *data(), epochs=3, path="steps")
+    ]
+
+
 def test_networks_of_different_sizes():
     x, y = data()
     nets = [bp.MLP([3, width, 2], device="cpu", dtype="float64") for width in (1, 2, 33)]
@@ -86,6 +94,10 @@ def test_one_that_diverges_leaves_the_others_alone(path):
     [
         ({"seeds": [1]}, r"seeds has 1; expected one for each of the 3"),
         ({"optimizers": [bp.SGD()] * 2}, "optimizers has 2"),
+        (
+            {"seeds": iter(range(3))},
+            r"seeds has <range_iterator .*; expected one for each of the 3",
+        ),
         ({"rows": [[0], [1], [99]]}, r"rows\[2\] holds 99 to 99; expected 0 to 10"),
         ({"rows": [[0], [1], [0.5]]}, r"rows\[2\] has shape .* expected row numbers"),
         ({"threads": 0}, "threads"),
