@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import TypeVar
 
@@ -55,7 +56,7 @@ def prefetched(items: Generator[T, None, None], alive: int) -> Generator[T, None
     thread = Thread(target=run, name="backprop_gpu-data", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := ready.get(), _End):
+        while not isinstance(item := _next_of(ready), _End):
             yield item
             places.release()
         if item.error is not None:
@@ -64,3 +65,10 @@ def prefetched(items: Generator[T, None, None], alive: int) -> Generator[T, None
         stopped.set()
         places.release()
         thread.join(PATIENCE)
+
+
+def _next_of(queue: SimpleQueue[T]) -> T:
+    """Wait for an item, and for Ctrl-C: Python sees none that comes just before a wait begins."""
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=1)
