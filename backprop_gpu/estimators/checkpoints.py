@@ -15,9 +15,10 @@ from backprop_gpu.training.glimpse import glimpse_of
 if TYPE_CHECKING:
     from backprop_gpu.estimators.base import BaseMLP
     from backprop_gpu.estimators.stochastic import Training
+    from backprop_gpu.mlp import MLP
 
 # What may be another when a fit goes on.
-FREE = {"max_iter", "verbose", "device", "path", "callbacks"}
+FREE = {"max_iter", "verbose", "device", "threads", "path", "callbacks"}
 FREE |= {"checkpoint", "checkpoint_every", "resume"}
 KEPT = 3  # of the newest
 
@@ -34,7 +35,7 @@ class FitCheckpoints:
         If the folder can't be used, or holds checkpoints and `resume` is False.
     """
 
-    def __init__(self, estimator: BaseMLP, rng: np.random.RandomState) -> None:
+    def __init__(self, estimator: BaseMLP, net: MLP, rng: np.random.RandomState) -> None:
         if not isinstance(estimator.random_state, Integral):
             raise DomainError(
                 f"checkpoint= needs a number as random_state, so that a fit that goes on draws "
@@ -43,7 +44,9 @@ class FitCheckpoints:
         every = estimator.checkpoint_every
         self.every = check_count("checkpoint_every", 1 if every is None else every)
         self._rng = rng
-        self._folder = Folder(estimator.checkpoint, KEPT, resume=estimator.resume)
+        self._folder = Folder(
+            estimator.checkpoint, KEPT, resume=estimator.resume, activations=net.activations
+        )
         self.path_of_newest = self._folder.path_of_newest
 
     def restore(self, training: Training) -> bool:

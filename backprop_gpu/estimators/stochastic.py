@@ -47,7 +47,7 @@ def fit_stochastic(
         samples, held_out = _split(estimator, samples, net, rng)
     checkpoints = None
     if estimator.checkpoint is not None:
-        checkpoints = FitCheckpoints(estimator, rng)
+        checkpoints = FitCheckpoints(estimator, net, rng)
     training = Training(
         estimator, net, loss, samples, rng, held_out, notes, incremental, checkpoints
     )

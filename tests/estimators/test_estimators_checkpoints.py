@@ -90,6 +90,13 @@ def test_more_epochs(tmp_path):
     assert everything(longer) == everything(fitted())
 
 
+def test_an_activation_of_ones_own_need_not_be_registered(tmp_path):
+    twice = bp.Activation("twice", lambda xp, z: 2 * z, lambda xp, a: 2 + 0 * a, "a")
+    fitted(activation=twice, checkpoint=tmp_path, max_iter=6)
+    again = fitted(activation=twice, checkpoint=tmp_path, resume=True, threads=1)
+    assert everything(again) == everything(fitted(activation=twice))
+
+
 @needs_compiler
 @pytest.mark.usefixtures("compiled_soon")
 def test_a_fit_goes_on_by_the_path_it_began_with(tmp_path):
