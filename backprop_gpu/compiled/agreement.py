@@ -18,7 +18,7 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend, NumpyBackend
 from backprop_gpu.compiled.fused import FusedOperations
 from backprop_gpu.errors import DomainError
-from backprop_gpu.expressions import has_update
+from backprop_gpu.expressions import has_update, of_output
 from backprop_gpu.losses import Loss
 from backprop_gpu.optimizers import Optimizer, is_own, write_factors
 
@@ -95,6 +95,8 @@ def _check_activation(g: Activation, dtype: np.dtype[Any], gpu: Backend | None) 
 
 @lru_cache(64)
 def _check_loss(loss: Loss, g: Activation, dtype: np.dtype[Any], gpu: Backend | None) -> None:
+    if of_output(loss, g)[0] is None:
+        return
     z, y = Z.astype(dtype), Y.astype(dtype)
     a, name = np.empty_like(z), f"the loss {loss.name!r}"
     with np.errstate(all="ignore"):
