@@ -298,7 +298,7 @@ LOSSES: dict[str, Loss] = {}
 ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
 
 BUILT_IN: set[str] = set()
-OF_THE_LIBRARY: set[Loss] = set()
+OF_THE_LIBRARY: list[Loss] = []
 """The names that can't be registered again."""
 
 
@@ -412,4 +412,4 @@ for _entry in (
 ):
     register_loss(_entry)
 BUILT_IN |= {*LOSSES, *ALIASES}
-OF_THE_LIBRARY.update(LOSSES.values())
+OF_THE_LIBRARY.extend(LOSSES.values())

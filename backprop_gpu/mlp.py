@@ -217,8 +217,9 @@ class MLP:
         state = self.backend.to_numpy(self.parameters), of_subclass
         return partial(_anew, type(self), self.layer_sizes, self.activations, **options), (), state
 
-    def __setstate__(self, state: tuple[NDArray[Any], dict[str, Any]]) -> None:
-        parameters, of_subclass = state
+    def __setstate__(self, state: tuple[NDArray[Any], dict[str, Any]] | NDArray[Any]) -> None:
+        # One array is all that 0.1.0 wrote before it was released.
+        parameters, of_subclass = state if isinstance(state, tuple) else (state, {})
         with self.backend.computing():
             self.backend.write(parameters, self.parameters)
         self.backend.synchronize()

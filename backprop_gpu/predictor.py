@@ -68,7 +68,7 @@ class Predictor:
         self.path, self.why = _choice(net, path)
         if self.path == "compiled":
             try:
-                check_agreement(net.activations, None, None, net.dtype)
+                check_agreement(net.activations, net.layer_sizes[-1], None, None, net.dtype)
                 self._forward = CompiledForward(
                     net.layer_sizes, net.activations, self._net.parameters, net.threads or cores()
                 )

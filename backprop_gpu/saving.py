@@ -226,9 +226,12 @@ def _assemble(
             raise ShapeError(
                 f"layer_sizes {sizes} do not fit weights of shape {W.shape} and biases {b.shape}"
             )
-    known = {(g.name, *sorted(g.parameters.items())): g for g in own}
     activations = [
-        known.get((name, *sorted(parameters.items()))) or find_activation(name, parameters)
+        next(
+            (g for g in own if (g.name, dict(g.parameters)) == (name, parameters)),
+            None,
+        )
+        or find_activation(name, parameters)
         for name, parameters in json.loads(metadata["activations"])
     ]
     notes = json.loads(metadata["notes"])

@@ -107,8 +107,8 @@ class WarmUp:
             check_number("schedule", self.schedule, expected, lambda rate: rate > 0)
 
     def __call__(self, epochs: float) -> float:
-        since = max(epochs - self.epochs, 0.0)
-        return rate_at(self.schedule, since) * min(epochs / self.epochs, 1.0)
+        rate = rate_at(self.schedule, max(epochs - self.epochs, 0.0))
+        return rate * epochs / self.epochs if epochs < self.epochs else rate
 
 
 def rate_at(schedule: float | Schedule, epochs: float) -> float:

@@ -25,7 +25,7 @@ INLINE void mma_m16n8k8(float (&sum)[4], const unsigned (&A)[4], const unsigned 
 // whose number is too large has nothing. It takes what Patch takes, but needs all lanes at once.
 template <int M, int N, int HIGH, int WIDE, bool A_T, bool B_T>
 struct Fragments {
-    typedef real Numbers[HIGH][WIDE][4];
+    typedef real Sums[HIGH][WIDE][4];
     static constexpr int ACROSS = parts(N, 8 * WIDE), COUNT = parts(M, 16 * HIGH) * ACROSS * WARP;
 
     int row, column, g, t;
@@ -42,7 +42,7 @@ struct Fragments {
     }
     __device__ int first_row() const { return row; }
 
-    __device__ void multiply(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+    __device__ void multiply(Sums& sum, const real* A, int A_ld, const real* B, int B_ld,
                              int count) const {
         int q = 0;
         for (; q + 8 <= count; q += 8) add<false>(sum, A, A_ld, B, B_ld, q, count);
@@ -50,7 +50,7 @@ struct Fragments {
     }
     // Calls body(row, column, number) for the numbers within the edges.
     template <class Body>
-    __device__ void each(Numbers& numbers, Body body) const {
+    __device__ void each(Sums& sums, Body body) const {
 #pragma unroll
         for (int i = 0; i < HIGH; ++i)
 #pragma unroll
@@ -59,14 +59,14 @@ struct Fragments {
                 for (int c = 0; c < 4; ++c) {
                     const int r = row + 16 * i + 8 * (c / 2) + g;
                     const int k = column + 8 * j + 2 * t + c % 2;
-                    if (r < M && k < N) body(r, k, numbers[i][j][c]);
+                    if (r < M && k < N) body(r, k, sums[i][j][c]);
                 }
     }
 
    private:
     // sum += A B, of eight factors; those beyond `count` are zero, if some are.
     template <bool SOME_ARE>
-    __device__ void add(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld, int q,
+    __device__ void add(Sums& sum, const real* A, int A_ld, const real* B, int B_ld, int q,
                         int count) const {
         unsigned a[HIGH][4], b[2];
 #pragma unroll

@@ -11,8 +11,10 @@ struct alignas(size * sizeof(real)) Vector {
 };
 
 // The rows of A, or the columns of B, that are a thread's: COUNT of SIZE. The factors of one lie side
-// by side in memory; or, if the matrix is TRANSPOSED, those of neighbours do. What neighbours in
-// memory have is read at once. Threads have neighbours, so that a warp reads from all banks.
+// by side in memory; or, if the matrix is TRANSPOSED, those of neighbouring lines do, and a thread has
+// groups of neighbours. What lies side by side is read at once. Neighbouring threads have
+// neighbouring groups, so that a warp reads from all banks: of 20 lines, 8 a thread in groups of 4,
+// thread 0 has 0 to 3 and 12 to 15, thread 1 4 to 7 and 16 to 19, thread 2 8 to 11.
 template <int SIZE, int COUNT, bool TRANSPOSED>
 struct Lines {
     static constexpr int GROUP = !TRANSPOSED ? 1 : COUNT < AT_ONCE ? COUNT : AT_ONCE;  // neighbours
@@ -56,7 +58,7 @@ struct Lines {
 // The numbers of an M x N product that are a thread's, of A or its transpose and B or its transpose.
 template <int M, int N, int HIGH, int WIDE, bool A_T, bool B_T>
 struct Patch {
-    typedef real Numbers[HIGH][WIDE];
+    typedef real Sums[HIGH][WIDE];
     typedef Lines<M, HIGH, A_T> Rows;
     typedef Lines<N, WIDE, !B_T> Columns;
     static constexpr int COUNT = Rows::SHARES * Columns::SHARES;  // of all patches
@@ -69,7 +71,7 @@ struct Patch {
     __device__ int first_row() const { return Rows::at(row_share, 0); }
 
     // sum += A B, of so many factors each.
-    __device__ void multiply(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+    __device__ void multiply(Sums& sum, const real* A, int A_ld, const real* B, int B_ld,
                              int count) const {
         constexpr int STEP = A_T && !B_T ? 1 : AT_ONCE;
         int q = 0;
@@ -78,20 +80,19 @@ struct Patch {
     }
     // Calls body(row, column, number) for the numbers within the edges.
     template <class Body>
-    __device__ void each(Numbers& numbers, Body body) const {
+    __device__ void each(Sums& sums, Body body) const {
 #pragma unroll
         for (int i = 0; i < HIGH; ++i)
 #pragma unroll
             for (int j = 0; j < WIDE; ++j) {
                 const int row = Rows::at(row_share, i), column = Columns::at(column_share, j);
-                if ((M % HIGH == 0 || row < M) && (N % WIDE == 0 || column < N))
-                    body(row, column, numbers[i][j]);
+                if (row < M && column < N) body(row, column, sums[i][j]);
             }
     }
 
    private:
     template <int STEP>
-    __device__ void add(Numbers& sum, const real* A, int A_ld, const real* B, int B_ld,
+    __device__ void add(Sums& sum, const real* A, int A_ld, const real* B, int B_ld,
                         int q) const {
         real a[HIGH][STEP], b[WIDE][STEP];
         Rows::template take<STEP>(a, A, A_ld, row_share, q);
@@ -109,20 +110,26 @@ struct Patch {
 // mma.cuh has those for TF32.
 template <bool tf32>
 struct Products {
-    // The patch that takes least time: what a thread multiplies and reads, as often as it has one.
+    // What a thread multiplies and reads, as often as it has a patch. An instruction reads more than
+    // one number, but other threads wait for the same memory.
     static __device__ constexpr int time(int M, int N, int high, int wide) {
         return parts(parts(M, high) * parts(N, wide), THREADS) * (high * wide + 2 * (high + wide));
     }
     static __device__ constexpr int best(int M, int N, bool asks_high) {
-        int high = 2 * AT_ONCE, wide = 4, least = time(M, N, high, wide);
-        for (int h = 4, w = 4; h > 0; h == w ? w /= 2 : h /= 2)
-            if (w > 0 && time(M, N, h, w) < least) high = h, wide = w, least = time(M, N, h, w);
-        return asks_high ? high : wide;
+        constexpr int SHAPES[][2] = {{2 * AT_ONCE, 4}, {4, 4}, {4, 2}, {2, 2}, {2, 1}, {1, 1}};
+        int found = 0;
+        for (int i = 1; i < 6; ++i)
+            if (time(M, N, SHAPES[i][0], SHAPES[i][1]) <
+                time(M, N, SHAPES[found][0], SHAPES[found][1]))
+                found = i;
+        return SHAPES[found][asks_high ? 0 : 1];
     }
     template <int M, int N, bool A_T, bool B_T>
     using Tile = Patch<M, N, best(M, N, true), best(M, N, false), A_T, B_T>;
     template <int M, int N, int high, int wide>
     using Weights = Patch<M, N, high, wide, true, false>;
-    // 4 times an odd number: eight rows' vectors of four numbers lie in different banks.
-    static __device__ constexpr int stride(int columns) { return 4 * (parts(columns, 4) | 1); }
+    // An odd number of vectors: those of eight rows lie in different banks.
+    static __device__ constexpr int stride(int columns) {
+        return AT_ONCE * (parts(columns, AT_ONCE) | 1);
+    }
 };

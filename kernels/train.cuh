@@ -34,16 +34,16 @@ struct Run {
 };
 
 // The samples of one network, in turn.
-struct Rows {
+struct Samples {
     const index_t* order;
     index_t n, at, epoch_stride, epochs;
 
-    __device__ explicit Rows(const Run& run)
+    __device__ explicit Samples(const Run& run)
         : order(run.order ? run.order + blockIdx.x * run.order_stride : nullptr),
           n(run.n), at(run.first), epoch_stride(run.epoch_stride), epochs(run.epochs) {}
     // The row of the i-th from here on, in the same epoch.
     __device__ index_t operator[](index_t i) const { return order ? order[at + i] : at + i; }
-    // After the last epoch, the last one comes again.
+    // After the last epoch, the last one comes again. (In one `if`, lanes would part.)
     __device__ void skip(index_t count) {
         at += count;
         const bool ends = at == n;

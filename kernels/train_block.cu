@@ -45,7 +45,7 @@ INLINE void multiply(int rows, const real* A, int A_ld, const real* B, int B_ld,
     for (int number = threadIdx.x; number < Part::COUNT; number += THREADS) {
         const Part part(number);
         if (part.first_row() >= rows) break;
-        typename Part::Numbers sum = {};
+        typename Part::Sums sum = {};
         part.multiply(sum, A, A_ld, B, B_ld, count);
         part.each(sum, body);
     }
@@ -55,7 +55,7 @@ template <int l>
 struct Shared : Shared<l - 1> {
     real W[SIZES[l] * stride(l - 1)], b[stride(l)];
     real a[TILE * stride(l)];  // later delta; z in the last layer
-    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : 4];  // what follows is read by fours
+    real z[l < L && Activation<l>::keeps_z ? TILE * stride(l) : AT_ONCE];  // keeps what follows aligned
 };
 template <>
 struct Shared<0> {
@@ -65,7 +65,7 @@ static_assert(sizeof(Shared<L>) == SHARED_BYTES, "one_launch.py counts otherwise
 
 template <int l>
 struct Gradient : Gradient<l - 1> {
-    typename WeightPart<l>::Numbers dC_dW[shares<l>];
+    typename WeightPart<l>::Sums dC_dW[shares<l>];
     real dC_db;
 };
 template <>
@@ -98,14 +98,14 @@ INLINE void forward(Shared<L>& shared, int rows) {
 
 // Equations 1 and 2 for the last layer, times `share`, 1/n. Returns the thread's share of sum C_i.
 template <class g>
-INLINE real output(Shared<L>& shared, const Rows& sample, index_t first, int rows, const real* y,
+INLINE real output(Shared<L>& shared, const Samples& samples, index_t first, int rows, const real* y,
                    real share) {
     real sum = 0;
     if constexpr (g::softmax) {  // a warp takes a row
         const int lane = threadIdx.x % WARP;
         for (int r = threadIdx.x / WARP; r < rows; r += THREADS / WARP) {
             real *z = shared.a + r * stride(L), exponentials = 0;
-            const real* y_r = y + sample[first + r] * OUTPUTS;
+            const real* y_r = y + samples[first + r] * OUTPUTS;
             // No lane reads what another one overwrites: shuffles put memory in no order.
             real top = __shfl_sync(0xffffffffu, lane < OUTPUTS ? z[lane] : real(0), 0);
             for (int j = lane; j < OUTPUTS; j += WARP) top = fmax(top, z[j]);
@@ -123,7 +123,7 @@ INLINE real output(Shared<L>& shared, const Rows& sample, index_t first, int row
             const int r = i / OUTPUTS, j = i % OUTPUTS;
             real& cell = shared.a[r * stride(L) + j];
             const real z = cell, a = g::g(z), m = OUTPUTS;
-            const real y_j = y[sample[first + r] * OUTPUTS + j];
+            const real y_j = y[samples[first + r] * OUTPUTS + j];
             sum += Loss::term(z, a, y_j, m);
             cell = Loss::slope(z, a, y_j, m) * share;
         }
@@ -179,23 +179,23 @@ INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
-    Rows sample(run);
+    Samples samples(run);
     Gradient<L> gradient = {};
     index_t done = 0;
 
     load<L>(shared, run.parameters + at);
     while (done < run.steps) {
-        const Batch batch(run, run.n - sample.at);
+        const Batch batch(run, run.n - samples.at);
         real C = 0;
         for (index_t first = 0; first < batch.count; first += TILE) {
             const int rows = batch.count - first < TILE ? int(batch.count - first) : TILE;
             for (int i = threadIdx.x; i < rows * INPUTS; i += THREADS) {
                 const int r = i / INPUTS, k = i % INPUTS;
-                shared.Shared<0>::a[r * stride(0) + k] = run.x[sample[first + r] * INPUTS + k];
+                shared.Shared<0>::a[r * stride(0) + k] = run.x[samples[first + r] * INPUTS + k];
             }
             __syncthreads();
             forward<L>(shared, rows);
-            C += output<Activation<L>>(shared, sample, first, rows, run.y, batch.share);
+            C += output<Activation<L>>(shared, samples, first, rows, run.y, batch.share);
             backward<L>(shared, gradient, rows);
         }
         C = block_sum(C) * batch.share;
@@ -210,14 +210,15 @@ INLINE void train_network(const Run& run) {
                                       [&](real&, real& g, int, bool) { body(g); });
                 },
                 block_max, block_sum);
+        const Numbers numbers = *now;  // not within: what is stored there might be these
         each_parameter<L>(shared, gradient, [&](real& p, real& g, int i, bool is_weight) {
             real m = SLOTS > 0 ? run.s0[at + i] : real(0), v = SLOTS > 1 ? run.s1[at + i] : real(0);
-            apply(p, g, m, v, *now, is_weight);
+            apply(p, g, m, v, numbers, is_weight);
             if (SLOTS > 0) run.s0[at + i] = m;
             if (SLOTS > 1) run.s1[at + i] = v;
             g = 0;
         });
-        sample.skip(batch.count);
+        samples.skip(batch.count);
         ++now;
     }
     each_parameter<L>(shared, gradient, [&](real& p, real&, int i, bool) {

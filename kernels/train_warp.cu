@@ -162,7 +162,7 @@ INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS);
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
     real* loss = run.losses + blockIdx.x * run.steps;
-    Rows rows(run);
+    Samples samples(run);
     index_t left = run.n - run.first;
     Batch batch(run, left);
 
@@ -176,17 +176,19 @@ INLINE void train_network(const Run& run) {
     });
     // While a sample is computed, the next one is fetched, and the row of the one after that; in the
     // time of a step the numbers of the next one are.
-    Sample ahead = fetch(run, rows.take(), nodes.lane);
-    index_t row = rows.take(), i = 0, done = 0;
+    Sample ahead = fetch(run, samples.take(), nodes.lane);
+    index_t row = samples.take(), i = 0, done = 0;
     Numbers now = *numbers;
     real C = 0;
     while (done < run.steps) {
         nodes.Nodes<0>::a = ahead.x;
         nodes.y = ahead.y;
         ahead = fetch(run, row, nodes.lane);
-        row = rows.take();
+        row = samples.take();
         forward<L>(nodes);
         C += output(nodes, batch.share);
+        // Wanted only after the last sample, and right only in lanes that have an output; but here it
+        // is computed beside the way back.
         const real total = warp_sum(C, power_of_two(OUTPUTS)) * batch.share;
         backward<L>(nodes);
         if (++i < batch.count) continue;

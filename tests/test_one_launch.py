@@ -459,7 +459,11 @@ def test_why_there_is_no_kernel():
         OneLaunch(net, find_loss("cce"), bp.SGD(), 1)
 
 
-SMALL = [((5, 3, 5, 4), "float32", bp.SGD(0.1), 1), ((33, 20, 2), "float32", bp.SGD(0.1), 64)]
+SMALL = [
+    ((5, 3, 5, 4), "float32", bp.SGD(0.1), 1),
+    ((33, 20, 2), "float32", bp.SGD(0.1), 64),
+    ((64, 128, 128, 10), "float32", bp.Adam(0.1), 64, "tanh"),
+]
 LARGEST = [
     ((32, 32, 16), "float32", bp.SGD(0.1), 1),
     ((32, 19, 32), "float32", bp.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1), 1),
@@ -476,11 +480,11 @@ LARGEST = [
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_they_compile_without_spills_or_stack_frames(arch):
-    """Two small ones for every architecture, and each of the largest that fit for one of them."""
+    """Some for every architecture, and each of the largest that fit for one of them."""
 
-    def log(sizes, dtype, optimizer, batch_size):
-        net, loss = net_of(sizes), find_loss("cce")
-        kernel = chosen(sizes, optimizer, dtype, batch_size)
+    def log(sizes, dtype, optimizer, batch_size, activation="gelu"):
+        net, loss = net_of(sizes, activation), find_loss("cce")
+        kernel = chosen(sizes, optimizer, dtype, batch_size, activation=activation)
         assert kernel.file == ("train_warp" if batch_size == 1 else "train_block")
         entries = net.layer_sizes, net.activations, loss, optimizer, dtype, kernel
         texts = (one_launch.source(*entries, clips=clips) for clips in (False, True))
@@ -489,7 +493,7 @@ def test_they_compile_without_spills_or_stack_frames(arch):
     first = ARCHITECTURES.index(arch)
     programs = SMALL + LARGEST[first :: len(ARCHITECTURES)]
     with ThreadPoolExecutor() as pool:
-        logs = list(pool.map(log, *zip(*programs, strict=True)))
+        logs = list(pool.map(lambda program: log(*program), programs))
     assert all("0 bytes stack frame" in text for text in logs)
 
 

@@ -86,4 +86,4 @@ BINARY_LOG_LOSS = Loss(
     cuda_canonical=(f"-(y * log({_CLIPPED}) + (real(1) - y) * log(real(1) - {_CLIPPED}))"),
 )
 
-OF_THE_LIBRARY.update({SQUARED_ERROR, POISSON, LOG_LOSS, BINARY_LOG_LOSS})
+OF_THE_LIBRARY.extend((SQUARED_ERROR, POISSON, LOG_LOSS, BINARY_LOG_LOSS))

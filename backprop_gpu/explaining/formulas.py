@@ -191,7 +191,9 @@ def _holds(condition: Row) -> bool:
     match to_text(condition).split():
         case left, sign, right if sign in COMPARISONS:
             with suppress(ValueError):  # a symbol
-                return bool(COMPARISONS[sign](float(left), float(right)))
+                one, other = (float(number.strip("()")) for number in (left, right))
+                is_rounded = one == other != 0  # and so they may differ
+                return not is_rounded and bool(COMPARISONS[sign](one, other))
     return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, to_cpu
 from backprop_gpu.backends import NumpyBackend
-from backprop_gpu.compiled import or_numpy
+from backprop_gpu.compiled import CompileError, or_numpy
+from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.compiled.threads import cores
 from backprop_gpu.errors import (
     DomainError,
@@ -133,6 +134,9 @@ def train_many(
         if stopped.is_set():
             raise _StoppedError
 
+    with suppress(CompileError):  # which each training meets again
+        for i in compiled:  # before any is trained
+            jobs[i].check()
     with ThreadPoolExecutor(workers // shared_by) as pool:
         trained = pool.map(lambda i: train_one(i, look), compiled)
         try:
@@ -158,6 +162,11 @@ class _Job(NamedTuple):
     loss: Loss
     optimizer: Optimizer
     seed: int
+
+    def check(self) -> None:
+        """Raise DomainError if expressions of one's own are not what their functions are."""
+        net, outputs = self.net, self.net.layer_sizes[-1]
+        check_agreement(net.activations, outputs, self.loss, self.optimizer, net.dtype)
 
     def plan(self, epochs: int, batch_size: int | None, path: PathName, networks: int) -> Plan:
         return plan(

@@ -57,7 +57,7 @@ def planned_steps(
     gpu = None if isinstance(net.backend, NumpyBackend) else net.backend
     with or_numpy(insists=insists, stacklevel=stacklevel):
         if gpu is not None or chosen.path in ("compiled", "fused"):
-            check_agreement(net.activations, loss, optimizer, net.dtype, gpu)
+            check_agreement(net.activations, net.layer_sizes[-1], loss, optimizer, net.dtype, gpu)
         if chosen.path == "compiled" and isinstance(given, ArrayBatches | StreamBatches):
             compiled = CompiledSteps(
                 net,

@@ -102,7 +102,7 @@ class Run:
         else:  # there may be more batches than their length says
             length, made = self._length or 1, len(self.losses)
             places = np.arange(made, made + len(steps))
-            passed = epoch + np.minimum(places, length - 1) / length
+            passed = (epoch * length + np.minimum(places, length - 1)) / length
         numbers = numbers_of(self.runner.optimizer, steps, passed)
         if isinstance(batches, StreamBatches):
             batches.seek(epoch, len(self.losses))

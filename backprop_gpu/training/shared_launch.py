@@ -67,7 +67,8 @@ def train_together(
     losses = np.empty((networks, epochs * per_epoch))
     rates = np.empty_like(losses)
     distinct = optimizers[:1] if all(o == optimizers[0] for o in optimizers) else optimizers
-    check_agreement(nets[0].activations, loss, optimizers[0], nets[0].dtype, backend)
+    entries, outputs = nets[0].activations, nets[0].layer_sizes[-1]
+    check_agreement(entries, outputs, loss, optimizers[0], nets[0].dtype, backend)
     with backend.computing():
         index = None if rows is None else backend.asarray(np.stack(rows), np.dtype(np.int64))
         parameters = xp.stack([net.parameters for net in nets])

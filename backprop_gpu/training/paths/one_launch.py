@@ -36,7 +36,7 @@ MOST_ORDERED = 1 << 22  # samples of one launch whose order is worked out before
 WARP_REGISTERS, BLOCK_REGISTERS = 168, 130
 
 # Parts of a layer's gradient, as in patch.cuh, and in mma.cuh for TF32: rows and columns.
-PARTS = {False: ((8, 8), (8, 4), (4, 4)), True: ((32, 32), (16, 16))}
+PARTS = {False: ((8, 8), (8, 4), (4, 4), (2, 2), (1, 1)), True: ((32, 32), (16, 16))}
 
 
 class Gpu(NamedTuple):
@@ -308,15 +308,17 @@ def _block(
     if registers * itemsize > 4 * BLOCK_REGISTERS:
         return "its gradient is more than the registers of a block hold"
     # As train_block.cu lays them out: some layers keep z as well.
+    at_once = 16 // itemsize
     strides = [
-        (size + 7) // 16 * 16 + 8 if tf32 else 4 * (-(-size // 4) | 1) for size in layer_sizes
+        (size + 7) // 16 * 16 + 8 if tf32 else at_once * (-(-size // at_once) | 1)
+        for size in layer_sizes
     ]
     z_strides = [
         stride if g.derivative_from == "z" else 0
         for stride, g in zip(strides[1:], hidden, strict=False)
     ]
     weights = sum(nodes * stride for nodes, stride in zip(layer_sizes[1:], strides, strict=False))
-    fixed = weights + sum(strides[1:]) + 4 * (z_strides.count(0) + 1)
+    fixed = weights + sum(strides[1:]) + at_once * (z_strides.count(0) + 1)
     row = sum(strides) + sum(z_strides)
     wanted = min(TILE, batch_size)
     room = gpu.shared_bytes // itemsize - fixed - 2 * threads  # those for block_sum and block_max
@@ -334,10 +336,14 @@ def _gradient(inputs: int, nodes: int, tf32: bool) -> tuple[int, tuple[int, int]
     """Return how many numbers of a layer's gradient a thread keeps, and in what parts."""
     sharing = kernels.WARP if tf32 else 1
 
-    def numbers(part: tuple[int, int]) -> int:
-        high, wide = part
-        count = -(-nodes // high) * -(-inputs // wide) * sharing
-        return -(-count // kernels.THREADS) * high * wide // sharing
+    def shares(high: int, wide: int) -> int:
+        return -(-(-(-nodes // high) * -(-inputs // wide) * sharing) // kernels.THREADS)
 
-    part = min(PARTS[tf32], key=numbers)
-    return numbers(part) + 1, part
+    def numbers(high: int, wide: int) -> int:
+        return shares(high, wide) * high * wide // sharing
+
+    def time(high: int, wide: int) -> int:  # as Products::time of patch.cuh
+        return shares(high, wide) * (high * wide + 2 * (high + wide))
+
+    part = min(PARTS[tf32], key=lambda part: (0 if tf32 else time(*part), numbers(*part)))
+    return numbers(*part) + 1, part
