@@ -207,3 +207,66 @@ def test_built_in_entries_cost_nothing(monkeypatch):
     for g in ("sigmoid", bp.LeakyReLU(0.3), "softmax"):
         for loss in ("mse", "cce"):
             check(("relu", g), loss, bp.AdamW(), "float32")
+
+
+@needs_compiler
+def test_a_loss_is_compared_for_as_many_outputs_as_there_are():
+    options = {"value": lambda xp, a, y: ((a - y) ** 2).mean(axis=1)}
+    options["gradient"] = lambda xp, a, y: 2 * (a - y) / a.shape[1]
+    for_two, for_ten = (
+        bp.Loss(
+            "mean",
+            **options,
+            cuda=f"(a - y) * (a - y) / real({m})",
+            cuda_gradient=f"real(2) * (a - y) / real({m})",
+        )
+        for m in (2, 10)
+    )
+    identity = [find_activation("identity")]
+    for loss, right, wrong in ((for_two, 2, 10), (for_ten, 10, 2)):
+        check_agreement(identity, right, loss, None, np.dtype("float64"))
+        with pytest.raises(bp.DomainError, match="a cuda that is not its value"):
+            check_agreement(identity, wrong, loss, None, np.dtype("float64"))
+
+
+@needs_compiler
+def test_what_a_function_refuses_is_not_compared():
+    def value(xp, a, y):
+        if not xp.isin(y, (-1, 1)).all():
+            raise ValueError("targets are -1 and 1")
+        return xp.maximum(0, 1 - a * y).sum(axis=1)
+
+    hinge = bp.Loss("hinge", value, lambda xp, a, y: -y * (a * y < 1), cuda="a", cuda_gradient="y")
+    identity = [find_activation("identity")]
+    check_agreement(identity, 1, hinge, None, np.dtype("float64"))
+
+
+@needs_compiler
+def test_kinks_are_left_out():
+    clip = bp.Activation(
+        "clip",
+        lambda xp, z: xp.clip(z, -3.7, 4.1),
+        lambda xp, z: 1.0 * ((z >= -3.7) & (z <= 4.1)),
+        "z",
+        kinks=(-3.7, 4.1),
+        cuda="z < real(-3.7) ? real(-3.7) : z > real(4.1) ? real(4.1) : z",
+        cuda_derivative="z > real(-3.7) && z < real(4.1) ? real(1) : real(0)",
+    )
+    check_agreement([clip], 1, None, None, np.dtype("float64"))
+
+
+def test_the_estimators_losses_are_the_librarys():
+    losses = pytest.importorskip("backprop_gpu.estimators.losses")
+    entries = losses.SQUARED_ERROR, losses.POISSON, losses.LOG_LOSS, losses.BINARY_LOG_LOSS
+    assert all(entry.is_built_in for entry in entries)
+    assert not replace(losses.POISSON, cuda_gradient="a").is_built_in
+
+
+@needs_compiler
+def test_many_networks_are_compared_before_one_is_trained():
+    nets = [bp.MLP([2, 3, 2], ["tanh", "identity"], device="cpu") for _ in "12"]
+    before = nets[0].parameters.copy()
+    optimizers = [bp.SGD(0.1), Lion(cuda="p -= learning_rate * g;")]
+    with pytest.raises(bp.DomainError, match="Lion has a cuda"):
+        bp.train_many(nets, X, Y, optimizers=optimizers, epochs=2, path="compiled")
+    np.testing.assert_array_equal(nets[0].parameters, before)

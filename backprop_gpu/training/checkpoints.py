@@ -298,6 +298,7 @@ def _files(folder: Path) -> list[Path]:
 def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
     """Return what has to be the same for a run to go on; numbers and text, as JSON has them."""
     net, runner = run.net, run.runner
+    changes = callable(runner.optimizer.learning_rate)
     return {
         "layer_sizes": list(net.layer_sizes),
         "activations": [str(g) for g in net.activations],
@@ -307,6 +308,8 @@ def _identity_of(run: Run, **others: Any) -> dict[str, Any]:
         "optimizer": without_addresses(runner.optimizer),
         "batch_size": runner.batches.batch_size,
         "per_epoch": run.per_epoch,
+        # Of batches of one's own it is what they say, and what a schedule goes by.
+        "batches_per_epoch": run.length if run.per_epoch is None and changes else None,
     }
 
 

@@ -40,7 +40,7 @@ class Run:
         self.runner, self.history = runner, history
         self.net, self.per_epoch = runner.net, runner.batches.per_epoch
         batches = runner.batches
-        self._length = batches.length if isinstance(batches, StreamBatches) else self.per_epoch
+        self.length = batches.length if isinstance(batches, StreamBatches) else self.per_epoch
         self.step = self.samples = 0
         self.losses: list[float] = []
         self.counts: list[int] = []
@@ -49,9 +49,9 @@ class Run:
     def epochs_passed(self) -> float:
         """How many epochs have been run; with a fraction, if the length of an epoch is known."""
         done = len(self.history.loss)
-        if not self.losses or not self._length:
+        if not self.losses or not self.length:
             return done
-        return done + min(1, round(len(self.losses) / self._length, 2))
+        return done + min(1, round(len(self.losses) / self.length, 2))
 
     def chunks(
         self, epochs: int, *, one_by_one: bool, stop_every: int | None = None
@@ -100,7 +100,7 @@ class Run:
         if self.per_epoch is not None:
             passed = np.arange(steps.start, steps.stop) / self.per_epoch
         else:  # there may be more batches than their length says
-            length, made = self._length or 1, len(self.losses)
+            length, made = self.length or 1, len(self.losses)
             places = np.arange(made, made + len(steps))
             passed = (epoch * length + np.minimum(places, length - 1)) / length
         numbers = numbers_of(self.runner.optimizer, steps, passed)

@@ -231,6 +231,12 @@ def test_a_copy_in_another_dtype_has_the_same_numbers(backend):
     np.testing.assert_array_equal(again.parameters, narrow.backend.to_numpy(narrow.parameters))
 
 
+def test_what_was_pickled_before_there_were_subclasses_is_read():
+    net, other = (bp.MLP([1, 1], ["identity"], seed=seed, device="cpu") for seed in (1, 2))
+    other.__setstate__(net.parameters.copy())
+    np.testing.assert_array_equal(other.parameters, net.parameters)
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_networks_can_be_pickled(again, dtype):
     net = make(dtype=dtype)

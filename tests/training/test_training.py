@@ -219,6 +219,19 @@ def test_batches_with_a_length_are_trained_as_arrays_are(double, cut):
     assert (given.loss, given.learning_rate) == (arrays.loss, arrays.learning_rate)
 
 
+def test_seven_batches_and_more_have_the_bits_of_arrays_too():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 21, 2))
+    for size in (1, 3):
+        one, other = (
+            bp.MLP([2, 3, 2], ["tanh", "identity"], device="cpu", dtype="float64") for _ in "12"
+        )
+        options = {"optimizer": bp.SGD(bp.CosineDecay(0.1, 5)), "epochs": 5}
+        bp.train(one, [(x[i : i + size], y[i : i + size]) for i in range(0, 21, size)], **options)
+        bp.train(other, x, y, batch_size=size, shuffle=False, path="steps", **options)
+        assert one.parameters.tobytes() == other.parameters.tobytes()
+
+
 @pytest.mark.parametrize(
     ("length", "expected"),
     [(3, [0, 1 / 3, 2 / 3]), (2, [0, 1 / 2, 1 / 2]), (6, [0, 1 / 6, 2 / 6])],
