@@ -41,7 +41,7 @@ from backprop_gpu.textbook import textbook
 @click.option(
     "-k",
     "k",
-    type=lambda text: int(text) if re.fullmatch(r"-?\d+", text) else text,
+    type=lambda text: int(text) if re.fullmatch(r"[+-]?\d+", text) else text,
     metavar="K",
     help="The node of the layer before, from 0; or an input's name.",
 )

@@ -69,7 +69,7 @@ def check_agreement(
         if not g.is_built_in:
             _once(g, (dtype, gpu is None), partial(_check_activation, g, dtype, gpu))
     if loss is not None and not loss.is_built_in:
-        key = dtype, gpu is None, last, outputs
+        key = dtype, gpu is None, str(last), outputs
         _once(loss, key, partial(_check_loss, loss, last, outputs, dtype, gpu))
     if optimizer is not None and is_own(optimizer) and has_update(optimizer):
         _once(optimizer, (dtype, gpu is None), partial(_check_update, optimizer, dtype, gpu))
