@@ -298,8 +298,10 @@ LOSSES: dict[str, Loss] = {}
 ALIASES = {"bce": "binary_cross_entropy", "cce": "categorical_cross_entropy"}
 
 BUILT_IN: set[str] = set()
-OF_THE_LIBRARY: list[Loss] = []
 """The names that can't be registered again."""
+
+OF_THE_LIBRARY: list[Loss] = []
+"""Those of the table, and of the estimators: tests compare their expressions."""
 
 
 def register_loss(loss: Loss, *, replace: bool = False) -> Loss:

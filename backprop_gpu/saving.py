@@ -211,6 +211,13 @@ def read(
         ) from error
 
 
+def _activation(name: str, parameters: Mapping[str, Any], own: Sequence[Activation]) -> Activation:
+    for g in own:
+        if (g.name, dict(g.parameters)) == (name, parameters):
+            return g
+    return find_activation(name, parameters)
+
+
 def _assemble(
     metadata: Mapping[str, str],
     values: Mapping[str, NDArray[Any]],
@@ -227,11 +234,7 @@ def _assemble(
                 f"layer_sizes {sizes} do not fit weights of shape {W.shape} and biases {b.shape}"
             )
     activations = [
-        next(
-            (g for g in own if (g.name, dict(g.parameters)) == (name, parameters)),
-            None,
-        )
-        or find_activation(name, parameters)
+        _activation(name, parameters, own)
         for name, parameters in json.loads(metadata["activations"])
     ]
     notes = json.loads(metadata["notes"])

@@ -10,6 +10,16 @@ from backprop_gpu.losses import find_loss
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.training.paths.step import NO_LIMITS
 
+# An activation of one's own.
+SOFTSIGN = bp.Activation(
+    "own softsign",
+    function=lambda xp, z: z / (1 + xp.abs(z)),
+    derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
+    derivative_from="z",
+    cuda="z / (real(1) + fabs(z))",
+    cuda_derivative="real(1) / ((real(1) + fabs(z)) * (real(1) + fabs(z)))",
+)
+
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 HEADS = [

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from cases import SOFTSIGN
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
@@ -13,14 +14,6 @@ from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.compiled.compiler import compiler
 from backprop_gpu.losses import find_loss
 
-SOFTSIGN = bp.Activation(
-    "own softsign",
-    function=lambda xp, z: z / (1 + xp.abs(z)),
-    derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
-    derivative_from="z",
-    cuda="z / (real(1) + fabs(z))",
-    cuda_derivative="real(1) / ((real(1) + fabs(z)) * (real(1) + fabs(z)))",
-)
 OF_A = bp.Activation(
     "own tanh",
     function=lambda xp, z: xp.tanh(z),

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cases import HEADS, OPTIMIZERS, TOLERANCE, TrainingCase
+from cases import HEADS, OPTIMIZERS, SOFTSIGN, TOLERANCE, TrainingCase
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
@@ -275,14 +275,6 @@ def test_saturation():
 
 @needs_compiler
 def test_own_entries_with_expressions():
-    softsign = bp.Activation(
-        "own softsign",
-        function=lambda xp, z: z / (1 + xp.abs(z)),
-        derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
-        derivative_from="z",
-        cuda="z / (real(1) + fabs(z))",
-        cuda_derivative="real(1) / ((real(1) + fabs(z)) * (real(1) + fabs(z)))",
-    )
     quartic = bp.Loss(
         "own quartic",
         value=lambda xp, a, y: ((a - y) ** 4).sum(axis=1) + xp.cos(a).sum(axis=1),
@@ -290,7 +282,7 @@ def test_own_entries_with_expressions():
         cuda="pow(a - y, real(4)) + cos(a)",
         cuda_gradient="real(4) * pow(a - y, real(3)) - sin(a)",
     )
-    Case((3, 9, 4), [softsign, softsign], quartic, n=12, batch_size=12).check()
+    Case((3, 9, 4), [SOFTSIGN, SOFTSIGN], quartic, n=12, batch_size=12).check()
 
 
 def reason(activations=("tanh",), loss="mse", optimizer=None, dtype="float32", sizes=(2, 2)):

@@ -3,10 +3,11 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import TOLERANCE
+from cases import SOFTSIGN, TOLERANCE
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
@@ -265,13 +266,7 @@ class TestPath:
     @needs_compiler
     def test_own_entries_with_expressions(self):
         """Of the function: predictions need no derivative."""
-        softsign = bp.Activation(
-            "own softsign",
-            function=lambda xp, z: z / (1 + xp.abs(z)),
-            derivative=lambda xp, z: 1 / (1 + xp.abs(z)) ** 2,
-            derivative_from="z",
-            cuda="z / (real(1) + fabs(z))",
-        )
+        softsign = replace(SOFTSIGN, cuda_derivative=None)
         check(network(activations=(softsign, softsign)), n=33)
 
     def test_asked_for(self):
