@@ -124,6 +124,7 @@ def _choice(net: MLP, path: PredictionPath) -> tuple[Literal["steps", "compiled"
         return "compiled", "asked for"
     if obstacle is not None:
         return "steps", f"there is no compiled forward pass, for {obstacle}"
-    if not worth_it(net.layer_sizes, net.dtype):
-        return "steps", "BLAS is as fast as the compiled pass on products as large"
-    return "compiled", "products that are not too large"
+    mkl = getattr(net.backend, "mkl", None) is not None
+    if not worth_it(net.layer_sizes, net.dtype, mkl=mkl):
+        return "steps", "MKL is as fast as the compiled pass on products as large"
+    return "compiled", "all layers in one call"

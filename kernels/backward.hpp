@@ -30,14 +30,14 @@ struct Gradient<0> {
 };
 struct Passes : Tile<L>, Gradient<L> {};
 
-// W with padded rows.
+// W in panels.
 template <int l>
-struct Padded : Padded<l - 1> {
-    alignas(64) real W[PLAIN || l == 1 ? 1 : SIZES[l] * stride(l - 1)];
+struct InPanels : InPanels<l - 1> {
+    alignas(64) real W[PLAIN || l == 1 ? 1 : in_panels(l - 1, SIZES[l])];
 };
 template <>
-struct Padded<0> {};
-struct Copies : Transposed<L>, Padded<L> {};
+struct InPanels<0> {};
+struct Copies : Transposed<L>, InPanels<L> {};
 
 // delta_j = a_j (dC/da_j - sum_k a_k dC/da_k)
 template <int size>
@@ -63,7 +63,7 @@ INLINE void output(Passes& tile, int first, int rows, real share) {
     const real *z = g::keeps_z ? tile.Tile<L>::z + at : a, *weights = tile.weights + first;
     real *delta = tile.Gradient<L>::delta + at, *terms = tile.terms + at;
 
-    each<L>(rows, [=](int i) {
+    each<L>(rows, [=](int i, int) {
         if constexpr (!Loss::of_rows) terms[i] = Loss::term(z[i], a[i], y[i], OUTPUTS);
         delta[i] = Loss::slope(z[i], a[i], y[i], OUTPUTS) * share;
     });
@@ -87,13 +87,14 @@ template <int l>
 INLINE void backward(const real* parameters, const Copies* copies, Passes& tile, int first,
                      int rows) {
     typedef Activation<l> g;
+    typedef Layout<l> out;
     constexpr int K = SIZES[l - 1], N = SIZES[l], ld = stride(l), ld_before = stride(l - 1);
-    const real* a = tile.Tile<l>::a + first * ld;
-    const real* z = g::keeps_z ? tile.Tile<l>::z + first * ld : a;
+    const real* a = tile.Tile<l>::a + first * out::ld;
+    const real* z = g::keeps_z ? tile.Tile<l>::z + first * out::ld : a;
     real* delta = tile.Gradient<l>::delta + first * ld;
 
     if constexpr (l < L && !g::softmax)
-        each<l>(rows, [=](int i) { delta[i] *= g::g_prime(z[i], a[i]); });  // 2
+        each<l>(rows, [=](int i, int j) { delta[j] *= g::g_prime(z[i], a[i]); });  // 2
     if constexpr (l < L && g::softmax)
         for (int r = 0; r < rows; ++r) softmax_delta<N>(delta + r * ld, a + r * ld);
 
@@ -105,8 +106,9 @@ INLINE void backward(const real* parameters, const Copies* copies, Passes& tile,
             for (int n = 1; n < N; ++n)
                 for (int k = 0; k < K; ++k) dC_da[k] += delta[n] * W[n * K + k];
         } else {
-            multiply({delta, {ld, 1}, copies->Padded<l>::W, ld_before, N, tile.zeros, 0, dC_da,
-                      ld_before},
+            const Matrix W = {copies->InPanels<l>::W, panel_width(l - 1), PANEL * N};
+            multiply({by_rows({delta, ld, PANEL}), W, N, {tile.zeros, 0, PANEL}, dC_da, ld_before,
+                      PANEL},
                      rows, width(l - 1));
         }
         backward<l - 1>(parameters, copies, tile, first, rows);
@@ -116,22 +118,22 @@ INLINE void backward(const real* parameters, const Copies* copies, Passes& tile,
 // Equation 3 for nodes `from` to `to` of layer l. A batch's first tile takes the place of what was,
 // the others add to it.
 template <int l>
-INLINE void gradient(Passes& tile, int rows, bool first, int from, int to) {
+INLINE void gradient(Passes& tile, int rows, bool first, int from, int to, real* dC_dW) {
     constexpr int K = SIZES[l - 1], ld = stride(l), ld_before = stride(l - 1);
-    const real *a_before = input_of<l>(tile), *delta = tile.Gradient<l>::delta;
-    real *dC_dW = tile.Gradient<l>::dC_dW, *dC_db = tile.Gradient<l>::dC_db;
+    const Matrix a_before = input_of<l>(tile);
+    const real* delta = tile.Gradient<l>::delta;
+    real* dC_db = tile.Gradient<l>::dC_db;
 
     for (int n = from; n < to; ++n) dC_db[n] = first ? delta[n] : dC_db[n] + delta[n];
     for (int r = 1; r < rows; ++r)
         for (int n = from; n < to; ++n) dC_db[n] += delta[r * ld + n];
     if constexpr (PLAIN) {
-        for (int n = from; n < to; ++n)
+        for (int n = from; n < to; ++n, dC_dW += K)
             for (int k = 0; k < K; ++k)
-                dC_dW[n * K + k] = (first ? 0 : dC_dW[n * K + k]) + delta[n] * a_before[k];
+                dC_dW[k] = (first ? 0 : dC_dW[k]) + delta[n] * a_before.at[k];
     } else {
-        real* C = dC_dW + from * ld_before;
-        multiply({delta + from, {1, ld}, a_before, ld_before, rows, first ? tile.zeros : C,
-                  first ? 0 : ld_before, C, ld_before},
+        const Matrix start = {first ? tile.zeros : dC_dW, first ? 0 : ld_before, PANEL};
+        multiply({by_columns(delta + from, ld), a_before, rows, start, dC_dW, ld_before, PANEL},
                  to - from, width(l - 1));
     }
 }

@@ -28,7 +28,7 @@ static void work(Part& part, Tile<L>& tile) {
         part.finite = all_finite(x, rows * INPUTS);
         if (!part.finite) return;
         for (int r = 0; r < rows; ++r)
-            memcpy(tile.inputs + r * stride(0), x + r * INPUTS, INPUTS * sizeof(real));
+            copy_to_panels(x + r * INPUTS, INPUTS, tile.inputs + r * panel_width(0), TILE);
         forward<L>(part.parameters, part.transposed, tile, 0, rows);
         for (int r = 0; r < rows; ++r)
             memcpy(part.prediction + (i + r) * OUTPUTS, tile.Tile<L>::a + r * stride(L),

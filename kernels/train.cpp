@@ -92,6 +92,11 @@ static void begin(Run& run, int64_t epoch) {
 
 // ---- the update ---------------------------------------------------------------------------------
 
+// Whether gradients are applied as they are computed, and never leave the cache: where a batch is one
+// tile, nothing is clipped, and they would not all stay there anyway.
+constexpr bool AT_ONCE = BATCH <= TILE && !CLIPS && WEIGHTS * sizeof(real) > 1 << 18;
+constexpr int AT_A_TIME = PLAIN ? widest() : 48;  // nodes
+
 struct Nodes {
     int from, to;
 };
@@ -137,7 +142,8 @@ INLINE void copy_weights(const Run& run, int from, int to) {
     const real* W = run.parameters + weights_at(l);
     if constexpr (!PLAIN && l > 1)
         for (int n = from; n < to; ++n)
-            memcpy(run.copies->Padded<l>::W + n * stride(l - 1), W + n * K, K * sizeof(real));
+            copy_to_panels(W + n * K, K, run.copies->InPanels<l>::W + n * panel_width(l - 1),
+                           SIZES[l]);
     copy_transposed<l>(run.parameters, run.copies, from, to);
 }
 
@@ -155,7 +161,7 @@ static __attribute__((noinline)) void square(const real* parameters, double* squ
 template <int l>
 INLINE void gradients(const Run& run, Passes& tile, int t, int rows, bool first) {
     const auto [from, to] = nodes_of<l>(run, t);
-    gradient<l>(tile, rows, first, from, to);
+    gradient<l>(tile, rows, first, from, to, tile.Gradient<l>::dC_dW + from * stride(l - 1));
     if constexpr (l < L) gradients<l + 1>(run, tile, t, rows, first);
 }
 
@@ -170,20 +176,27 @@ INLINE void limits(const Run& run, Passes& tile, int t) {
     if constexpr (l < L) limits<l + 1>(run, tile, t);
 }
 
-// Thread t's nodes in every layer; where there are no numbers, only what is known of the weights.
+// Thread t's nodes in every layer, some at a time, for what they need to stay in the cache; where
+// there are no numbers, only what is known of the weights.
 template <int l>
-INLINE void update(const Run& run, Passes& tile, int t, const Numbers* numbers, real scale) {
+INLINE void update(const Run& run, Passes& tile, int t, int rows, const Numbers* numbers,
+                   real scale) {
     constexpr int K = SIZES[l - 1], ld = stride(l - 1);
     const auto [from, to] = nodes_of<l>(run, t);
-    if (numbers) {
-        apply(run, tile.Gradient<l>::dC_dW + from * ld, to - from, K, ld, scale,
-              weights_at(l) + from * K, *numbers, numbers->weight_decay);
-        apply(run, tile.Gradient<l>::dC_db + from, 1, to - from, 0, scale, biases_at(l) + from,
-              *numbers, 0);
+    for (int n = from; n < to; n += AT_A_TIME) {
+        const int end = least(n + AT_A_TIME, to);
+        real* dC_dW = tile.Gradient<l>::dC_dW + (AT_ONCE ? from : n) * ld;
+        if (numbers) {
+            if (AT_ONCE) gradient<l>(tile, rows, true, n, end, dC_dW);
+            apply(run, dC_dW, end - n, K, ld, scale, weights_at(l) + n * K, *numbers,
+                  numbers->weight_decay);
+            apply(run, tile.Gradient<l>::dC_db + n, 1, end - n, 0, scale, biases_at(l) + n,
+                  *numbers, 0);
+        }
+        copy_weights<l>(run, n, end);
     }
-    copy_weights<l>(run, from, to);
     if (PENALIZES) square<l>(run.parameters, tile.squares + first_node(l), from, to);
-    if constexpr (l < L) update<l + 1>(run, tile, t, numbers, scale);
+    if constexpr (l < L) update<l + 1>(run, tile, t, rows, numbers, scale);
 }
 
 // ---- the steps ----------------------------------------------------------------------------------
@@ -217,7 +230,7 @@ INLINE void gather(const Run& run, Passes& tile, int64_t start, int from, int to
         if constexpr (PLAIN) {
             tile.x = x, tile.y = y;
         } else {
-            memcpy(tile.inputs + r * stride(0), x, INPUTS * sizeof(real));
+            copy_to_panels(x, INPUTS, tile.inputs + r * panel_width(0), TILE);
             memcpy(tile.targets + r * stride(L), y, OUTPUTS * sizeof(real));
         }
     }
@@ -252,7 +265,7 @@ static void work(Run& run, Passes& tile, int t) {
     if (!PLAIN && t == 0) tile.x = tile.inputs, tile.y = tile.targets;
     const int64_t batches = batches_of(run);
     int64_t epoch = run.first_step / batches, batch = run.first_step % batches;
-    update<1>(run, tile, t, nullptr, 1);
+    update<1>(run, tile, t, 0, nullptr, 1);
     if (t == 0) begin(run, epoch);
     meet(run);
     for (int64_t step = 0; step < run.steps; ++step) {
@@ -268,7 +281,7 @@ static void work(Run& run, Passes& tile, int t) {
                  border(rows, t + 1, threads, ROWS), 1 / weight);
             meet(run);
             sum = added(sum, tile.C, rows);
-            gradients<1>(run, tile, t, rows, i == 0);
+            if (!AT_ONCE) gradients<1>(run, tile, t, rows, i == 0);
         }
         double loss = sum / weight;
         if (PENALIZES) loss += run.numbers[step].weight_decay / 2 * squares;
@@ -282,7 +295,7 @@ static void work(Run& run, Passes& tile, int t) {
             const double square = added(0, tile.norms, NODES);
             if (!(square <= 1)) scale = 1 / __builtin_sqrt(square);
         }
-        update<1>(run, tile, t, run.numbers + step, scale);
+        update<1>(run, tile, t, int(count), run.numbers + step, scale);
         if (++batch == batches) {
             batch = 0, ++epoch;
             if (t == 0 && step + 1 < run.steps) begin(run, epoch);

@@ -1,5 +1,6 @@
 """The compiled training loop: step by step what NumPy computes, whatever the sizes."""
 
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,13 @@ from host.needs import needs_compiler
 
 import backprop_gpu as bp
 from backprop_gpu import kernels
-from backprop_gpu.compiled import CompiledLoop, CompileError, compiler, why_not, worth_it
+from backprop_gpu.compiled import (
+    CompiledLoop,
+    CompileError,
+    compiler,
+    seconds_worth_compiling,
+    why_not,
+)
 from backprop_gpu.losses import find_loss
 from backprop_gpu.shuffle import shuffled
 
@@ -308,14 +315,13 @@ def test_reasons():
     assert "layers" in reason(["tanh"] * 40, sizes=[1] * 41)
 
 
-def test_large_networks_are_left_to_blas():
-    assert worth_it((5, 3, 5, 4), 1, "float64")
-    assert worth_it((128, 256, 256, 1), 1024, "float32")
-    assert worth_it((784, 1024, 1024, 10), 1024, "float32")
-    assert not worth_it((784, 1024, 1024, 10), 1024, "float64")
-    assert not worth_it((784, 512, 10), 128, "float32", mkl=True)
-    assert not worth_it((784, 2048, 2048, 10), 1024, "float32")
-    assert worth_it((784, 2048, 2048, 10), 1, "float32")
+def test_large_networks_are_compiled_for_longer_trainings_and_left_to_mkl():
+    worth = seconds_worth_compiling
+    few, many = (784, 1024, 1024, 10), (784, 2048, 2048, 10)
+    assert worth((5, 3, 5, 4), 1, "float64") == worth(few, 1024, "float32")
+    assert worth(many, 1024, "float32") == worth(few, 1024, "float64") > worth(few, 64, "float32")
+    assert worth(many, 1, "float32") == worth(few, 1, "float32", mkl=True)
+    assert worth((784, 512, 10), 128, "float32", mkl=True) == math.inf
 
 
 def test_without_a_compiler(monkeypatch, tmp_path):

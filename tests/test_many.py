@@ -150,7 +150,7 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
         raise CompileError("c++ could not compile the network")
 
     monkeypatch.setattr("backprop_gpu.training.planned.CompiledSteps", refuse)
-    monkeypatch.setattr("backprop_gpu.training.planning.WORTH_COMPILING", 0)
+    monkeypatch.setattr("backprop_gpu.compiled.loop.WORTH_COMPILING", 0)
     monkeypatch.setattr("backprop_gpu.training.planning._why_not_compiled", lambda *args: None)
     nets, alone = networks(2), networks(2)
     with pytest.warns(UserWarning, match="NumPy runs the steps instead"):

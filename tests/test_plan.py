@@ -91,7 +91,7 @@ def test_what_the_compiler_refuses_is_run_by_numpy_unless_asked_for(monkeypatch)
         cuda="z +",
         cuda_derivative="1",
     )
-    monkeypatch.setattr("backprop_gpu.training.planning.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("backprop_gpu.compiled.loop.WORTH_COMPILING", 0.0)
     net = bp.MLP([3, 2], [wrong], device="cpu")
     with pytest.warns(UserWarning, match="(?s)could not compile.*NumPy runs the steps instead"):
         assert bp.train(net, *data(), epochs=2).path == "steps"

@@ -11,7 +11,7 @@ from cases import SOFTSIGN, TOLERANCE
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import CompileError, compiler
+from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
 from backprop_gpu.compiled.threads import worth_waking
 
@@ -213,18 +213,15 @@ def test_a_network_that_has_diverged_is_refused():
 
 class TestPath:
     @needs_compiler
-    def test_small_networks_are_compiled(self):
+    def test_networks_are_compiled(self):
         predict = network().predictor()
         assert predict.path == "compiled"
-        assert "not too large" in predict.why
+        assert "one call" in predict.why
 
-    def test_large_networks_are_left_to_blas(self):
-        predict = network((784, 2048, 2048, 10), ("relu", "relu", "softmax")).predictor()
-        assert predict.path == "steps"
-        if compiler.compiler():
-            assert "BLAS" in predict.why
-        assert worth_it((784, 1024, 1024, 10), "float32")
-        assert not worth_it((784, 1024, 1024, 10), "float64")
+    def test_large_networks_are_left_to_mkl(self):
+        assert worth_it((784, 2048, 2048, 10), "float32")
+        assert worth_it((784, 1024, 1024, 10), "float32", mkl=True)
+        assert not worth_it((784, 1024, 1024, 10), "float64", mkl=True)
 
     def test_without_a_compiler(self, no_compiler):
         net, x = network(), samples(33)

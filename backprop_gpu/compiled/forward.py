@@ -11,13 +11,13 @@ import numpy as np
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import weight_count
 from backprop_gpu.compiled.compiler import load, zeros
-from backprop_gpu.compiled.loop import MOST_BYTES, Floats, why_no_library
+from backprop_gpu.compiled.loop import FEW_BYTES, Floats, why_no_library
 from backprop_gpu.compiled.source import MOST_THREADS, prediction_source
 from backprop_gpu.compiled.threads import worth_waking
 from backprop_gpu.errors import DomainError, check_count
 from backprop_gpu.expressions import missing_function
 
-MOST_FLOPS = 1e10  # of one call, a tenth of a second or so: it can't be interrupted
+MOST_FLOPS = 5e10  # of one call, half a second or so: it can't be interrupted
 
 
 def why_not(
@@ -27,11 +27,8 @@ def why_not(
     return why_no_library(layer_sizes, dtype) or missing_function(activations)
 
 
-def worth_it(layer_sizes: Sequence[int], dtype: Any) -> bool:
-    """Return whether the compiled pass is faster than NumPy with its BLAS.
-
-    It is as long as the weights are not too large.
-    """
+def worth_it(layer_sizes: Sequence[int], dtype: Any, *, mkl: bool = False) -> bool:
+    """Return whether the compiled pass is faster than NumPy with its BLAS, or with MKL."""
     # The time of net(x) over the predictor's, one thread each, for so many samples:
     #                           MB of weights      1      8     64   1024
     #     5-3-5-4             float64    0.0      3.7    4.3    4.1    3.4
@@ -45,7 +42,7 @@ def worth_it(layer_sizes: Sequence[int], dtype: Any) -> bool:
     #     784-1024-1024-10    float32    7.4      1.2    3.9    1.4    1.1
     #     784-2048-2048-10    float32     23      0.9    2.0    1.4    0.9
     # (A fourth-generation EPYC, 23 November 2026.)
-    return weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= MOST_BYTES
+    return not mkl or weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= FEW_BYTES
 
 
 class CompiledForward:
@@ -61,7 +58,8 @@ class CompiledForward:
     activations : sequence of Activation
         One for every layer but the input.
     parameters : ndarray, shape (size,)
-        All weights, layer by layer, then all biases: float32 or float64. Copied.
+        All weights, layer by layer, then all biases: float32 or float64. They have to stay as they
+        are.
     threads : int
         How many share the samples, at most. It changes no bit of what comes out.
 
@@ -88,7 +86,7 @@ class CompiledForward:
         self._inputs, self._outputs = layer_sizes[0], layer_sizes[-1]
         self._flops = 2.0 * weight_count(layer_sizes)
         self._most = max(1, int(MOST_FLOPS / self._flops))
-        self._parameters = parameters.copy()
+        self._parameters = parameters
         library = load(prediction_source(layer_sizes, activations, self.dtype.name))
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
         library.transposed_size.restype = integer

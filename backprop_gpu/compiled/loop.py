@@ -23,8 +23,12 @@ from backprop_gpu.optimizers import Optimizer
 Floats = NDArray[np.floating[Any]]
 
 MOST_LAYERS = 16  # each takes the compiler a fraction of a second more
-MOST_WEIGHTS = 1 << 26  # of which there are four copies, and a tile may take as much again
-MOST_BYTES = 1e7  # of weights, where nobody insists: BLAS is as fast with larger ones
+MOST_WEIGHTS = 1 << 26  # of which there are up to four copies
+FEW_BYTES = 1e7  # of weights: with more, the loop gains a tenth over BLAS, and not much more
+
+# Compiling takes a second or two, once for each kind of training on a machine. It is worth it where
+# NumPy would take so many seconds: few weights, many weights.
+WORTH_COMPILING, WORTH_COMPILING_LARGE = 1.0, 20.0
 
 
 def why_not(
@@ -51,10 +55,13 @@ def why_no_library(layer_sizes: Sequence[int], dtype: Any) -> str | None:
     return None
 
 
-def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bool = False) -> bool:
-    """Return whether the compiled loop is faster than NumPy with its BLAS, or with MKL.
+def seconds_worth_compiling(
+    layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bool = False
+) -> float:
+    """Return how many seconds NumPy has to take for a training to be worth a loop of its own.
 
-    It is as long as the weights are not too large. Single samples it takes as they come.
+    It is infinite where MKL's products are as fast. Single samples the loop takes as they come,
+    whatever the network.
     """
     # The time of "fused" steps over the loop's, with plain gradient descent and with Adam, two
     # threads. (Two cores of a fourth-generation EPYC, 23 November 2026. MKL's: of a
@@ -75,8 +82,12 @@ def worth_it(layer_sizes: Sequence[int], batch_size: int, dtype: Any, *, mkl: bo
     #     784-1024-1024-10  256   float64   15    0.9   0.9
     #     784-2048-2048-10  256   float32   23    1.0   1.0
     weights = weight_count(layer_sizes)
-    small = weights <= 1 << 17 if mkl else weights * np.dtype(dtype).itemsize <= MOST_BYTES
-    return small or batch_size < BLOCK_BATCH
+    if batch_size < BLOCK_BATCH or weights <= 1 << 17:
+        return WORTH_COMPILING
+    if mkl:
+        return math.inf
+    large = weights * np.dtype(dtype).itemsize > FEW_BYTES
+    return WORTH_COMPILING_LARGE if large else WORTH_COMPILING
 
 
 class CompiledLoop:

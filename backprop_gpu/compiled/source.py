@@ -23,7 +23,7 @@ from backprop_gpu.special import ERFC
 MOST_THREADS = 64
 BLOCK_BATCH = 4  # with fewer samples in a batch, copies of the weights cost more than they save
 PLAIN_WIDTH = 8  # in training, layers up to it are not worth vectors
-PREDICTED = 64  # samples that are predicted at once
+PREDICTED = 126  # samples that are predicted at once: whole blocks of rows
 
 
 def source(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cuda_backend import CudaBackend
-from backprop_gpu.compiled import why_not, worth_it
+from backprop_gpu.compiled import seconds_worth_compiling, why_not
 from backprop_gpu.compiled.compiler import NO_COMPILER, compiler
 from backprop_gpu.compiled.threads import cores, worth_waking
 from backprop_gpu.errors import DomainError, UnknownNameError, check_count, count_of
@@ -21,10 +22,8 @@ from backprop_gpu.training.weighting import weighted as of_weighted
 
 PathName = Literal["auto", "steps", "fused", "compiled", "one launch"]
 
-# Compiling takes about a second, once for each kind of training on a machine. It is not worth it
-# where NumPy is done in so many: as measured on two cores of a server, and the same everywhere, for
-# the path decides the last bits of what comes out. Each slot of the optimizer's state adds calls.
-WORTH_COMPILING = 1.0
+# What NumPy's steps take: as measured on two cores of a server, the same for all since the path
+# decides the last bits of what comes out. Each slot of the optimizer's state adds calls.
 SECONDS_PER_STEP, SECONDS_PER_SLOT, SECONDS_PER_FLOP = 2e-5, 1e-5, 2e-11
 
 # Compiling what is elementwise takes 0.2 s an entry, once on a machine. It saves a step so much for
@@ -138,14 +137,15 @@ def plan(
         launches = _launches(net, entry, optimizer, singly)
         return Plan(by_steps, f"there is no compiled loop, for {obstacle}{launches}", net.threads)
     mkl = isinstance(net.backend, NumpyBackend) and net.backend.mkl is not None
-    if not worth_it(net.layer_sizes, rows, net.dtype, mkl=mkl):
-        why = f"{'MKL' if mkl else 'BLAS'} is as fast as the compiled loop on products as large"
+    needed = seconds_worth_compiling(net.layer_sizes, rows, net.dtype, mkl=mkl)
+    if needed == math.inf:
+        why = "MKL is as fast as the compiled loop on products as large"
         return Plan(by_steps, why, net.threads)
     calls = SECONDS_PER_STEP + SECONDS_PER_SLOT * optimizer.slots
-    if steps * (calls + flops * SECONDS_PER_FLOP) < WORTH_COMPILING:
+    if steps * (calls + flops * SECONDS_PER_FLOP) < needed:
         why = f"{_too_few(steps)} to be worth compiling a loop for"
-        return Plan("steps", why, net.threads)
-    why = "many steps, of products that are not too large"
+        return Plan(by_steps, why, net.threads)
+    why = f"{count_of(steps, 'step')} are worth compiling a loop for"
     return Plan("compiled", why, sharing)
 
 

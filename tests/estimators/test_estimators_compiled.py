@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris, make_multilabel_classification
 
 import backprop_gpu as bp
-from backprop_gpu.compiled import CompileError
+from backprop_gpu.compiled import CompileError, loop
 from backprop_gpu.estimators import MLPClassifier, MLPRegressor
 from backprop_gpu.training import planning
 
@@ -52,7 +52,7 @@ TARGETS = {
 
 @pytest.fixture
 def every_fit_is_long(monkeypatch):
-    monkeypatch.setattr(planning, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(loop, "WORTH_COMPILING", 0)
 
 
 def new(Estimator, path, **settings):
@@ -208,12 +208,12 @@ def test_it_is_chosen_for_the_epochs_that_a_fit_may_take_but_140_at_most(
     step += 6 * rows * weights * planning.SECONDS_PER_FLOP
     enough_for = {"callbacks": [lambda epoch: True], "max_iter": max_iter}
     for epochs, path in ((planned, "compiled"), (planned + 1, "steps")):
-        monkeypatch.setattr(planning, "WORTH_COMPILING", 4 * step * (epochs - 0.5))
+        monkeypatch.setattr(loop, "WORTH_COMPILING", 4 * step * (epochs - 0.5))
         assert new(MLPClassifier, "auto", **enough_for).fit(X, SPECIES).path_ == path
 
 
 def test_a_call_of_partial_fit_is_one_epoch_whatever_max_iter_says(monkeypatch):
-    monkeypatch.setattr(planning, "WORTH_COMPILING", 2e-4)
+    monkeypatch.setattr(loop, "WORTH_COMPILING", 2e-4)
     assert new(MLPClassifier, "auto").fit(X, SPECIES).path_ == "compiled"
     assert new(MLPClassifier, "auto").partial_fit(X, SPECIES, classes=range(3)).path_ == "steps"
 
