@@ -75,6 +75,9 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
             net = MLP(sizes, activations, device=backend, dtype=dtype, precision=self.precision)
         if shown and not self._shows_views_of(net):
             net.set_parameters([np.transpose(W) for W in self.coefs_], self.intercepts_)
+        if net.device == "cpu" and isinstance(self.device, str) and net.threads != self.threads:
+            limited, _ = choose_backend("cpu", self.threads)
+            object.__setattr__(net, "backend", limited)  # which users can't replace
         self._net = net
         return net
 

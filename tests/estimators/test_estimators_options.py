@@ -106,6 +106,17 @@ def test_threads_are_those_of_the_network(Estimator, y):
 
 
 @BOTH
+def test_a_fitted_network_has_other_threads_when_they_are_set(Estimator, y):
+    model = Estimator(**SMALL, threads=1, device="cpu").fit(X, y)
+    net = model.network_
+    model.set_params(threads=2).partial_fit(X, y)
+    assert (net.threads, pickle.loads(pickle.dumps(model)).network_.threads) == (2, 2)
+    model.set_params(threads=None).predict(X)
+    assert net.threads is None
+    assert net is model.network_
+
+
+@BOTH
 def test_a_backend_can_be_searched_with(Estimator, y):
     backend = NumpyBackend(threads=1)
     one, other = (Estimator(**SMALL, device=device) for device in (backend, "cpu"))
