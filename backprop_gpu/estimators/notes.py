@@ -43,13 +43,14 @@ class Notes:
         estimator.loss_curve_.append(loss)
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
-        if held_out is None:
+        score = None if held_out is None else estimator.score_of(self.net, held_out)
+        if score is None:
             better = loss <= estimator.best_loss_ - estimator.tol
             estimator.best_loss_ = min(loss, estimator.best_loss_)
         else:
-            better = self._take_score(estimator.score_of(self.net, held_out))
+            better = self._take_score(score)
         estimator._no_improvement_count = 0 if better else estimator._no_improvement_count + 1
-        epoch = Epoch(estimator.n_iter_ - 1, loss, None, rate, self.net)
+        epoch = Epoch(estimator.n_iter_ - 1, loss, None, rate, self.net, score)
         return any([callback(epoch) for callback in estimator.callbacks])  # all are called
 
     def _take_score(self, score: float) -> bool:

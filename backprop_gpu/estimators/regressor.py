@@ -63,7 +63,7 @@ SHARED = """hidden_layer_sizes : int or sequence of int = (100,)
         gain in `max_iter` epochs, but in 140 at most. The ways agree but for rounding.
     callbacks : sequence of callable (Epoch) -> bool or None = ()
         Called after every epoch, or iteration of "lbfgs"; returning True stops the training.
-        With `early_stopping`, ``validation_scores_[-1]`` is the epoch's score by then.
+        With `early_stopping`, an epoch has a `validation_score`.
     checkpoint : path or None = None
         A folder: `fit` writes where it is there (extra ``io``; not with "lbfgs", and
         `random_state` has to be a number). `partial_fit` does not, and refuses it.

@@ -121,6 +121,8 @@ class Epoch:
     validation_loss : float or None
     net : MLP
         The network as it is now.
+    validation_score : float or None
+        What an estimator with `early_stopping` watches instead.
     """
 
     number: int
@@ -128,6 +130,7 @@ class Epoch:
     validation_loss: float | None
     learning_rate: float
     net: MLP
+    validation_score: float | None = None
 
 
 class TrainingDiverged(ValueError):

@@ -47,9 +47,11 @@ def test_early_stopping_keeps_the_best_parameters(Estimator, y):
 def test_a_callback_finds_the_score_of_its_epoch(Estimator, y):
     seen = []
     model = Estimator(**SMALL, early_stopping=True, device="cpu")
-    model.callbacks = [lambda epoch: seen.append((epoch.number, model.validation_scores_[-1]))]
+    model.callbacks = [lambda epoch: seen.append((epoch.number, epoch.validation_score))]
     model.fit(X, y)
     assert seen == [*enumerate(model.validation_scores_)]
+    model.set_params(early_stopping=False, max_iter=1).fit(X, y)
+    assert seen[-1] == (0, None)
 
 
 @BOTH
