@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -239,6 +239,27 @@ def check_result(result: Any, shape: tuple[int, ...], what: str, given: Array) -
             f"{what} returned an array of shape {tuple(result.shape)} for {given.shape}; expected "
             f"{shape}"
         )
+
+
+@contextmanager
+def untouched(what: str, xp: ArrayModule, *arrays: Array) -> Iterator[list[Array]]:
+    """Yield copies of arrays for a function; raise DomainError if it writes to them.
+
+    NumPy's are read-only. CuPy's can't be, and it shows only if an entry is another one after it.
+    """
+    refused = DomainError(f"{what} writes to its arguments; return a new array")
+    copies = [array.copy() for array in arrays]
+    for copy in copies if xp is np else ():
+        copy.flags.writeable = False
+    try:
+        yield copies
+    except ValueError as error:
+        if "read-only" in str(error):
+            raise refused from error
+        raise
+    for copy, array in zip(copies, arrays, strict=True):
+        if not xp.array_equal(copy, array, equal_nan=True):
+            raise refused
 
 
 def as_matrix(

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from backprop_gpu.activations import Activation, find_activation
-from backprop_gpu.arrays import Array, ArrayModule, check_result
+from backprop_gpu.arrays import Array, ArrayModule, check_result, untouched
 from backprop_gpu.errors import DomainError, DtypeError, UnknownNameError, check_entry, check_name
 
 LossFunction = Callable[[ArrayModule, Array, Array], Array]
@@ -169,14 +169,8 @@ class Loss:
         function: LossFunction = getattr(self, which)
         if which in self._tried:
             return function(xp, t, y)
-        copies = {"z" if "canonical" in which else "a": t.copy(), "y": y.copy()}
-        result = function(xp, *copies.values())
-        for (name, copy), given in zip(copies.items(), (t, y), strict=True):
-            if not xp.array_equal(copy, given, equal_nan=True):
-                raise DomainError(
-                    f"the {which} of the loss {self.name!r} writes to its {name}; return a new "
-                    "array"
-                )
+        with untouched(f"the {which} of the loss {self.name!r}", xp, t, y) as copies:
+            result = function(xp, *copies)
         self._tried.add(which)
         return result
 

@@ -34,6 +34,11 @@ def doubled_in_place(xp, z):
     return z
 
 
+def clipped_in_place(xp, t):
+    """What changes nothing in the numbers that an activation is tried with."""
+    return xp.clip(t, -5, 5, out=t)
+
+
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
@@ -41,7 +46,9 @@ def doubled_in_place(xp, z):
         ({"function": lambda xp, z: z.sum()}, bp.ShapeError, "function"),
         ({"function": lambda xp, z: None}, bp.DtypeError, "function.*NoneType"),
         ({"function": lambda xp, z: z * 1j}, bp.DtypeError, "function"),
-        ({"function": doubled_in_place}, bp.DomainError, "writes to its z"),
+        ({"function": doubled_in_place}, bp.DomainError, "function of .* writes to its arg"),
+        ({"function": clipped_in_place}, bp.DomainError, "function of .* writes to its arg"),
+        ({"derivative": clipped_in_place}, bp.DomainError, "derivative of .* writes to its arg"),
         ({"derivative": lambda xp, a: 2.0}, bp.DtypeError, "derivative.*float"),
         ({"derivative": lambda xp, a: a[:, :1]}, bp.ShapeError, r"derivative.*\(2, 1\)"),
         ({"jacobian_product": lambda xp, d, a: d[0]}, bp.ShapeError, "jacobian_product"),
@@ -98,12 +105,29 @@ def test_a_loss_that_writes_to_its_arguments_is_refused(function, which, weights
     x, y = np.random.default_rng(0).normal(size=(2, 4, 2))
     before, y_before = net.parameters.copy(), y.copy()
     for _ in range(2):
-        with pytest.raises(bp.DomainError, match=f"the {function} of .*own' writes to its {which}"):
+        with pytest.raises(bp.DomainError, match=f"the {function} of .*own' writes to its arg"):
             bp.train(net, x, y, loss=own, sample_weight=weights)
-    with pytest.raises(bp.DomainError, match=f"writes to its {which}; return a new array"):
+    with pytest.raises(bp.DomainError, match="writes to its arguments; return a new array"):
         net.backward(net.forward(x), y, own)
     assert (net.parameters == before).all()
     np.testing.assert_array_equal(y, y_before)
+
+
+def test_a_loss_that_would_write_later_is_refused_at_once():
+    """Outputs are between the limits at first: clipping them changes nothing yet."""
+    own = loss(lambda xp, a, y: -(y * xp.log(xp.clip(a, 1e-7, 1 - 1e-7, out=a))).sum(axis=1))
+    net = bp.MLP([2, 3, 2], ["tanh", "softmax"], device="cpu")
+    with pytest.raises(bp.DomainError, match=r"the value of .*own' writes to its arguments"):
+        bp.train(net, np.eye(2), np.eye(2), loss=own)
+
+
+def test_what_a_function_raises_itself_is_not_taken_for_that():
+    def raises(xp, a, y):
+        raise ValueError("no such y")
+
+    net = bp.MLP([2, 3, 2], device="cpu")
+    with pytest.raises(ValueError, match=r"^no such y$"):
+        bp.train(net, np.eye(2), np.eye(2), loss=loss(raises))
 
 
 @pytest.mark.parametrize(
