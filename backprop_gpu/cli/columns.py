@@ -43,9 +43,9 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     check_readable(path)
     kind = suffix_of(path)
     try:
-        if is_text(path):  # pyarrow decompresses a .gz
+        if is_text(path):
             table = arrow.csv.read_csv(
-                path,
+                _text(path),
                 parse_options=arrow.csv.ParseOptions(delimiter=_delimiter(path)),
                 convert_options=arrow.csv.ConvertOptions(
                     column_types={name: arrow.string() for name in text}
@@ -57,7 +57,7 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
         names = table.column_names
     except Exception as error:  # of Arrow, of the system, of Unicode
         if is_text(path):
-            _check_delimiter(path, _header(path))  # in numbers or text, commas are what Arrow minds
+            _check_header(path, _header(path))  # in numbers or text, commas are what Arrow minds
         reason = first_line(error)
         if isinstance(error, UnicodeDecodeError):
             reason += "; save it as UTF-8"
@@ -71,7 +71,7 @@ def read_columns(path: Path, text: Sequence[str] = ()) -> Any:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise FileFormatError(f"{path} has more than one column {quoted(twice)}; rename them")
-    _check_delimiter(path, names)
+    _check_header(path, names)
     if len(table) == 0:
         raise FileFormatError(f"{path} has the columns {quoted(names)} and no rows")
     return table
@@ -81,10 +81,17 @@ def _delimiter(path: Path) -> str:
     return "\t" if suffix_of(path).startswith(".tsv") else ","
 
 
+def _text(path: Path) -> Any:
+    """Open a .csv or .tsv, decompressed if its name or its beginning says that it is gzip's."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return pyarrow().input_stream(path, "gzip" if is_gzip else "detect")
+
+
 def _header(path: Path) -> list[str]:
     """Return the names in the first line of a .csv or .tsv; none if it can't be read."""
     try:
-        with pyarrow().input_stream(path) as file:
+        with _text(path) as file:
             start = file.read(HEADER).decode("utf-8-sig", errors="replace")
     except Exception:  # of Arrow, of the system
         return []
@@ -92,7 +99,9 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _check_delimiter(path: Path, names: Sequence[str]) -> None:
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    if "\0" in "".join(names):
+        raise FileFormatError(f"{path} is no text in UTF-8, whatever its name says")
     expected, others = ("tabs", ",;|") if _delimiter(path) == "\t" else ("commas", ";\t|")
     if len(names) == 1 and any(mark in names[0] for mark in others):
         raise FileFormatError(

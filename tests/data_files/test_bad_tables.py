@@ -236,6 +236,7 @@ def test_csv_that_is_wrong(write, content, message):
             gzip.compress(b"a,y\n" + b"1,2\n" * 99, mtime=0)[:30],
             r"as a \.csv\.gz table",
         ),
+        ("d.csv", b"PK\x03\x04\x14\0\2\nab\n", "is no text in UTF-8, whatever"),
         ("d.csv.gz", b"a,y\n1,2\n", r"d.csv.gz can't be read as a \.csv\.gz table"),
     ],
 )
