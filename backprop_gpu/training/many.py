@@ -53,7 +53,8 @@ def train_many(
     Every network gets what a call of `train` of its own would give it on the same path, to the
     bit. Networks on the CPU whose plan is "compiled" are spread over the cores. On a GPU, networks
     that differ in parameters, seeds, learning rates, weight decay and rows alone, and for which
-    ``plan(networks=)`` says "one launch", share launches. Others take turns.
+    ``plan(networks=)`` says "one launch", share launches. Others take turns. For validation data,
+    `sample_weight`, callbacks and what else only `train` has, call `train` in a loop.
 
     Parameters
     ----------
