@@ -34,6 +34,7 @@ from backprop_gpu.errors import (
     NonFiniteError,
     ShapeError,
     UnknownNameError,
+    brief,
     check_positive,
 )
 from backprop_gpu.estimators.batches import Samples, check_data, held, outputs_of
@@ -173,6 +174,11 @@ class BaseMLP(FittedNetwork):
 
     def check_settings(self, *, incremental: bool) -> list[int]:
         """Raise if a parameter is not what it can be; return the hidden layers' sizes."""
+        if hasattr(self.solver, "update"):
+            raise DomainError(
+                f"solver is {brief(self.solver)}; expected 'adam', 'sgd' or 'lbfgs'. An optimizer "
+                "is for train: make the network by one partial_fit, and train model.network_"
+            )
         settings = [getattr(self, name, None) for name in self._parameter_constraints]
         if not self._checked or any(map(is_not, settings, self._checked)):
             self._validate_params()  # only then: it takes as long as some steps

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
         ({"device": "gpu"}, LENGTH, bp.DeviceError, "unknown device"),
         ({"dtype": "float16"}, LENGTH, bp.DtypeError, "float16"),
         ({"callbacks": [print, 3]}, LENGTH, bp.DomainError, "callbacks"),
+        ({"solver": bp.AdamW()}, LENGTH, bp.DomainError, r"AdamW\(.* train model.network_"),
         ({"alpha": -1}, LENGTH, ValueError, "'alpha' parameter of MLPRegressor must be"),
         ({"hidden_layer_sizes": [3, 0]}, LENGTH, ValueError, "must be > 0"),
     ],
