@@ -129,8 +129,10 @@ class Activation:
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Entries of the table are pickled by name: their functions can't be.
-        if is_registered(self):
+        # By name if the functions can't be pickled; another process may not know the name.
+        functions = self.function, self.derivative, self.jacobian_product or self.function
+        is_local = any("<" in getattr(f, "__qualname__", "<") for f in functions)
+        if (is_local or self.name in BUILT_IN) and is_registered(self):
             return find_activation, (self.name, dict(self.parameters))
         values = tuple(getattr(self, f.name) for f in fields(self))
         return Activation, values

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -395,9 +396,19 @@ def test_activations_of_module_functions_are_copied_and_pickled_as_they_are(agai
     assert again(net).activations == net.activations
 
 
-def test_activations_of_lambdas_are_copied_and_to_be_pickled_are_registered(monkeypatch):
+def test_activations_of_module_functions_are_known_where_they_are_not_registered(monkeypatch):
+    """In other processes of a search, say."""
+    own = activation(doubled, slope_of_doubled)
+    with monkeypatch.context() as here:
+        here.setattr(activations, "ACTIVATIONS", dict(activations.ACTIVATIONS))
+        pickled = pickle.dumps(bp.register_activation(own))
+    assert pickle.loads(pickled) == own
+
+
+@pytest.mark.parametrize("function", [None, partial(lambda xp, z: 2 * z)], ids=["", "partial"])
+def test_activations_of_lambdas_are_copied_and_to_be_pickled_are_registered(function, monkeypatch):
     monkeypatch.setattr(activations, "ACTIVATIONS", dict(activations.ACTIVATIONS))
-    own = activation()
+    own = activation(function, slope_of_doubled)
     net = bp.MLP([2, 2], [own], device="cpu")
     assert copy.deepcopy(net).activations == (own,)
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
