@@ -107,6 +107,11 @@ def classes_of(labels: NDArray[Any]) -> tuple[Label, ...]:
     return classes
 
 
+def names_of_outputs(count: int) -> list[str]:
+    """Return what outputs are called whose targets have no names."""
+    return ["y"] if count == 1 else [f"y{j}" for j in range(count)]
+
+
 def scaling_of(x: NDArray[Any], name: str) -> Scaling:
     """Return the columns' means and standard deviations; 1 for a column that is constant."""
     with np.errstate(over="ignore", invalid="ignore"):

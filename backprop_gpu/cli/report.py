@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backprop_gpu import MLP, History
-from backprop_gpu.cli.preparation import Preparation
+from backprop_gpu.cli.preparation import Preparation, names_of_outputs
 from backprop_gpu.cli.tables import Samples
 from backprop_gpu.errors import count_of
 from backprop_gpu.saving import SavedNetwork
@@ -68,7 +68,7 @@ def about_predictions(saved: SavedNetwork, preparation: Preparation, samples: Sa
     answers = preparation.answers(net(x))
     if preparation.classes:
         return [*rows, ("accuracy", f"{(answers == y).mean():.2%}")]
-    names = preparation.targets or [f"y{j}" for j in range(y.shape[1])]
+    names = preparation.targets or names_of_outputs(y.shape[1])
     if loss == "binary_cross_entropy" and np.isin(y, (0, 1)).all():  # the loss is the log loss
         right = ((answers > 0.5) == y).mean(axis=0)
         rows += [(name, f"accuracy {share:.2%}") for name, share in zip(names, right, strict=True)]

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
 from backprop_gpu.cli.columns import suffix_of
-from backprop_gpu.cli.preparation import Preparation, classes_of, preparation_of, scaling_of
+from backprop_gpu.cli.preparation import (
+    Preparation,
+    classes_of,
+    names_of_outputs,
+    preparation_of,
+    scaling_of,
+)
 from backprop_gpu.cli.tables import COLUMNS, Samples, read_samples
 from backprop_gpu.errors import DomainError, FileFormatError, UnknownNameError, count_of
 from backprop_gpu.files import check_writable
@@ -283,8 +289,7 @@ def answer_columns(
         names = [str(label) for label in preparation.classes]
     else:
         outputs = preparation.answers(outputs)
-    count = outputs.shape[1]
-    return names or ([f"y{j}" for j in range(count)] if count > 1 else ["y"]), list(outputs.T)
+    return names or names_of_outputs(outputs.shape[1]), list(outputs.T)
 
 
 def _split(n: int, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -103,7 +103,8 @@ def test_the_score_of_targets_0_and_1_is_how_many_are_right(here):
 
 def test_the_score_of_arrays(here):
     run(*TRAIN)
-    assert "R^2 " in rows(run("score", "net.safetensors", "x.npy", "y.npy").stdout)["y0"]
+    (name,) = run("predict", "net.safetensors", "x.npy").stdout.split()[:1]
+    assert "R^2 " in rows(run("score", "net.safetensors", "x.npy", "y.npy").stdout)[name]
     np.savez("same.npz", x=np.ones((3, 4)), y=np.full((3, 1), 2.0))
     assert "R^2" not in run("score", "net.safetensors", "same.npz").stdout  # 0 / 0
 
