@@ -198,9 +198,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             return  # what follows takes longer than a step on a small batch
         if self._several and not type_of_target(y).startswith("multilabel"):
             raise ValueError(MULTIOUTPUT)
+        check_classification_targets(y)
         classes = unique_labels(y)
         if not (incremental or (self.warm_start and hasattr(self, "classes_"))):
-            check_classification_targets(y)
             self.classes_: NDArray[Any] = classes
         elif not incremental:
             if set(classes) != set(self.classes_):

@@ -105,6 +105,9 @@ CASES = {
     "class weights of no class": case(
         bp.DomainError, "a dict for each of the 1 columns", class_weight=[3]
     ),
+    "numbers as classes": case(
+        ValueError, "Maybe you are trying to fit a classifier", y=LENGTH / 3
+    ),
     "classes of all kinds": case(
         bp.DtypeError, "classes that can't be compared", y=np.array(["a", 1, None] * 50, object)
     ),
