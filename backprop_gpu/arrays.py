@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -167,6 +167,8 @@ def _to_numbers(values: Any, array: Array, name: str) -> str:
         return f"; if it is a file, give what is in it, for example numpy.load({name})"
     if isinstance(values, dict):
         return f"; of columns, give numpy.column_stack(list({name}.values()))"
+    if isinstance(values, Mapping) and values:  # of NumPy's .npz, or of HDF5
+        return f"; give one of the arrays in it, for example {name}[{next(iter(values))!r}]"
     with suppress(Exception):  # objects raise what they like
         may_be_numbers = array.dtype.kind in "OSU" and array.size
         if may_be_numbers and np.isfinite(np.asarray(array, np.float64)).all():

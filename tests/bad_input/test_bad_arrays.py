@@ -1,6 +1,7 @@
 """Bad arrays and parameters: what was given, what to do instead, and nothing changed."""
 
 import importlib.util
+import io
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,13 @@ CALLS = [
 
 def sparse(array):
     return pytest.importorskip("scipy.sparse").csr_matrix(array)
+
+
+def npz(array):
+    file = io.BytesIO()
+    np.savez(file, b=array)
+    file.seek(0)
+    return np.load(file)
 
 
 class Raises:
@@ -95,6 +103,7 @@ BAD_ARRAYS = {
     "dates": (lambda a: a.astype("datetime64[s]"), bp.DtypeError, ["datetime64", "real numbers"]),
     "records": (lambda a: np.zeros(7, "f4,f4"), bp.DtypeError, ["f4", "real numbers"]),
     "dictionary": (lambda a: {"a": a}, bp.DtypeError, ["dict", "column_stack(list({a}.values()))"]),
+    "a file of arrays": (npz, bp.DtypeError, ["NpzFile", "arrays in it, for example {a}['b']"]),
     "set": (lambda a: {1.0, 2.0}, bp.DtypeError, ["set", "real numbers"]),
     "generator": (lambda a: (row for row in a), bp.DtypeError, ["generator", "real numbers"]),
     "a function": (lambda a: np.mean, bp.DtypeError, ["real numbers"]),
