@@ -57,6 +57,11 @@ def weight_count(layer_sizes: Sequence[int]) -> int:
     return sum(inputs * nodes for inputs, nodes in pairwise(layer_sizes))
 
 
+def step_flops(layer_sizes: Sequence[int], n: int) -> float:
+    """Return the FLOPs of a step on n samples: of 3 products, each 2 a weight and sample."""
+    return 6.0 * n * weight_count(layer_sizes)
+
+
 def to_cpu(values: Any) -> Any:
     """Return CuPy's arrays as NumPy's, and anything else as it is."""
     return values.get() if on_gpu(values) and hasattr(values, "get") else values

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, to_cpu
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.errors import GradientError, check_count, check_positive
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
@@ -125,10 +126,10 @@ def check_gradients(
     check_count("directions", directions, least=0)
     limit = TOLERANCE[net.dtype.name] if tolerance is None else tolerance
     limit = check_positive("tolerance", limit)
-    entry = net.check_loss(loss)
+    entry = check_loss(net, loss)
     analytic = _analytic(net, x, y, entry, weight_decay)
     twin = net.copy(device="cpu", dtype="float64")
-    data = twin.check_data(to_cpu(x), to_cpu(y), entry)
+    data = check_data(twin, to_cpu(x), to_cpu(y), entry)
     rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
         reference = _Reference(twin, *data, entry, weight_decay)

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from backprop_gpu.activations import Activation
+from backprop_gpu.checks import check_parameters
 from backprop_gpu.errors import DomainError, FileFormatError, MissingExtraError
 from backprop_gpu.files import checked_path, write_atomically
 from backprop_gpu.mlp import MLP, check_network
@@ -45,7 +46,7 @@ def export_onnx(net: MLP, path: str | os.PathLike[str]) -> None:
         If the path can't be written, or the network is larger than an ONNX file can be.
     """
     check_network(net)
-    net.check_parameters()
+    check_parameters(net)
     path = checked_path(path)
     if path.suffix.lower() != ".onnx":
         raise DomainError(f"{path} ends in {path.suffix!r}; expected .onnx")

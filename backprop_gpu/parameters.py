@@ -1,19 +1,33 @@
-"""Parameters as users assign them: checked first, then copied into the arrays that are there."""
+"""Parameters: views of one flat array; what users assign is checked, then copied into them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Self
 
 from backprop_gpu.arrays import Array, check_finite, numeric
 from backprop_gpu.backends import Backend
-from backprop_gpu.errors import DtypeError, ShapeError
+from backprop_gpu.errors import DtypeError, ShapeError, brief, count_of
 
 MEANING = {
     "parameters": "every weight, layer by layer, then every bias",
     "weights": "(nodes, inputs)",
     "biases": "(nodes,)",
 }
+
+
+def split(flat: Array, layer_sizes: Sequence[int]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return views of a flat array: every layer's weights, then every layer's biases."""
+    nodes, inputs = layer_sizes[1:], layer_sizes[:-1]
+    shapes = *zip(nodes, inputs, strict=True), *zip(nodes, strict=True)
+    stops = accumulate(map(math.prod, shapes))
+    views = tuple(
+        flat[stop - math.prod(shape) : stop].reshape(shape)
+        for shape, stop in zip(shapes, stops, strict=True)
+    )
+    return views[: len(nodes)], views[len(nodes) :]
 
 
 def checked_copy(values: Any, own: Array, name: str, backend: Backend) -> Array:
@@ -71,3 +85,18 @@ class Views(tuple[Array, ...]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tuple, (tuple(self),)
+
+
+def checked_copies(given: Any, own: Views) -> list[Array]:
+    """Return copies of what is given for every layer, each as `checked_copy` makes it."""
+    name = own._name
+    if not hasattr(given, "__len__"):
+        raise DtypeError(f"{name} is {brief(given)}; expected a list of {len(own)} arrays")
+    if len(given) != len(own):
+        raise ShapeError(
+            f"{len(given)} {name} given; the network has {count_of(len(own), 'layer')}"
+        )
+    return [
+        checked_copy(values, array, f"{name}[{i}]", own._backend)
+        for i, (values, array) in enumerate(zip(given, own, strict=True))
+    ]

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, ArrayModule, on_gpu
 from backprop_gpu.backends import Backend
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.errors import check_count
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP, PIECE, check_network
+from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.network import Gradients, Trace
+from backprop_gpu.passes import pieces
 
 
 class Outliers(NamedTuple):
@@ -56,9 +58,9 @@ def per_sample_gradient_norms(
     """
     check_network(net)
     xp = net.backend.xp
-    entry = net.check_loss(loss)
+    entry = check_loss(net, loss)
     stays = on_gpu(x)
-    x, y = net.check_data(x, y, entry)
+    x, y = check_data(net, x, y, entry)
     norms = net.backend.empty((len(x), len(net.layers)), net.dtype)
     with net.backend.computing():
         for rows, trace, grads in _backward_in_pieces(net, x, y, entry, input_gradient=False):
@@ -95,9 +97,9 @@ def saliency(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> Array:
         A NumPy array for a NumPy array.
     """
     check_network(net)
-    entry = net.check_loss(loss)
+    entry = check_loss(net, loss)
     stays = on_gpu(x)
-    x, y = net.check_data(x, y, entry)
+    x, y = check_data(net, x, y, entry)
     result = net.backend.empty((len(x), net.layer_sizes[0]), net.dtype)
     with net.backend.computing():
         for rows, trace, grads in _backward_in_pieces(net, x, y, entry, input_gradient=True):
@@ -145,8 +147,6 @@ def _row_norms(xp: ArrayModule, rows: Array) -> Array:
 def _backward_in_pieces(
     net: MLP, x: Array, y: Array, loss: Loss, *, input_gradient: bool
 ) -> Iterator[tuple[slice, Trace, Gradients]]:
-    step = max(1, PIECE // max(net.layer_sizes))
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
+    for rows in pieces(net, len(x)):
         trace = net.forward(x[rows])
         yield rows, trace, net.backward(trace, y[rows], loss, input_gradient=input_gradient)

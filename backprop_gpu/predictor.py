@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.checks import check_inputs
 from backprop_gpu.compiled import CompileError
 from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.compiled.forward import CompiledForward, why_not, worth_it
@@ -100,7 +101,7 @@ class Predictor:
             return self._net(x)
         prediction = self._forward.run(x)
         if prediction is None:  # x has to be converted, or refused
-            prediction = self._forward.run(self._net.check_inputs(x))
+            prediction = self._forward.run(check_inputs(self._net, x))
         return prediction
 
     def __reduce__(self) -> tuple[Any, ...]:

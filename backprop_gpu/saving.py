@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backprop_gpu.activations import ACTIVATIONS, Activation, find_activation, is_registered
 from backprop_gpu.arrays import numeric, to_cpu
 from backprop_gpu.backends import Backend, choose_backend
+from backprop_gpu.checks import check_parameters
 from backprop_gpu.errors import (
     DomainError,
     DtypeError,
@@ -91,7 +92,7 @@ def save(
         If the path can't be written.
     """
     check_network(net)
-    net.check_parameters()
+    check_parameters(net)
     path = checked_path(path)
     if path.suffix.lower() in OTHER_FORMATS:
         onnx = "; export_onnx writes .onnx" * (path.suffix.lower() == ".onnx")

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 
 def summarize(net: MLP, batch_size: int | None = None) -> Text:
-    """Return a table of the layers, where the network lives, and what training would hold.
-
-    Parameters
-    ----------
-    net : MLP
-    batch_size : int, optional
-        For how many samples in a batch the memory of training is told.
-    """
+    """Return what `MLP.summary` does."""
     parts = [_layers(net), textwrap.fill(f"{net.dtype} on {net.device}: {net.device_reason}", 88)]
     if batch_size is not None:
         parts.append(_training(net, check_count("batch_size", batch_size)))

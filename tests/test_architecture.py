@@ -30,7 +30,7 @@ LAYERS = (
     {"training.batches", "training.crossovers"},
     {"onnx_export", "saving", "sklearn_import"},
     {"gradient_check", "per_sample", "explaining"},
-    {"mlp", "predictor", "summary"},
+    {"mlp", "checks", "passes", "predictor", "summary"},
     {"network", "parameters"},
     {"benchmark"},
     {"compiled", "data"},

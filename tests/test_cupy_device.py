@@ -13,7 +13,7 @@ import pytest
 from host import simulated_gpu
 
 import backprop_gpu as bp
-from backprop_gpu import kernels, mlp
+from backprop_gpu import kernels, passes
 from backprop_gpu.backends import cublas, cupy_device
 from backprop_gpu.training import run
 
@@ -353,7 +353,7 @@ def test_epochs_with_validation_take_no_memory_and_are_read_twice(
     piece, backend, late_streams, monkeypatch
 ):
     if piece:
-        monkeypatch.setattr(mlp, "PIECE", piece)
+        monkeypatch.setattr(passes, "PIECE", piece)
     random = np.random.default_rng(0)
     x, y = random.normal(size=(48, 3)), random.normal(size=(48, 2))
     options = {"validation": (x[:30] / 2, y[:30]), "early_stopping": bp.EarlyStopping(patience=20)}

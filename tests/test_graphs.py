@@ -12,6 +12,7 @@ from host.needs import needs_gpp
 import backprop_gpu as bp
 from backprop_gpu import schedules
 from backprop_gpu.backends.recording import Recording, Replay
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.losses import LOSSES
 from backprop_gpu.optimizers import numbers_of
 from backprop_gpu.training.batches import shuffled_batches
@@ -96,7 +97,7 @@ def test_an_epoch_is_a_few_launches_of_graphs_and_nothing_else():
 def test_a_run_on_one_batch_is_a_graph_for_every_window():
     device = StandInDevice()
     net = network(device.backend())
-    x, y = net.check_data(*data(4), net.check_loss("mse"))
+    x, y = check_data(net, *data(4), check_loss(net, "mse"))
     optimizer = bp.SGD(0.1)
     steps = Steps(net, shuffled_batches(x, y, 4, None, net.backend), LOSSES["mse"], optimizer)
     run = range(1 + 2 * graphs.MOST)

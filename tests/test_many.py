@@ -8,6 +8,7 @@ import pytest
 from host.needs import needs_compiler
 
 import backprop_gpu as bp
+from backprop_gpu.checks import check_data
 from backprop_gpu.compiled import CompiledLoop, CompileError
 from backprop_gpu.compiled.compiler import compiler
 
@@ -54,10 +55,11 @@ def test_on_every_backend(backend):
 
 def test_the_data_are_converted_once(monkeypatch):
     converted = []
-    check_data = bp.MLP.check_data
-    monkeypatch.setattr(
-        bp.MLP, "check_data", lambda net, x, *more: converted.append(x) or check_data(net, x, *more)
-    )
+    for module in ("many", "train"):
+        monkeypatch.setattr(
+            f"backprop_gpu.training.{module}.check_data",
+            lambda net, x, *more: converted.append(x) or check_data(net, x, *more),
+        )
     x, y = data()
     bp.train_many(networks(5, dtype="float32"), x, y, path="steps")
     assert [x is given for given in converted].count(True) == 1

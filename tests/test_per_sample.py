@@ -55,7 +55,7 @@ def test_saliency_is_each_samples_own_input_gradient():
 def test_data_larger_than_a_piece_give_the_same(piece, monkeypatch):
     net, (x, y) = network(), data(11)
     whole = bp.per_sample_gradient_norms(net, x, y), bp.saliency(net, x, y)
-    monkeypatch.setattr("backprop_gpu.per_sample.PIECE", piece)
+    monkeypatch.setattr("backprop_gpu.passes.PIECE", piece)
     pieces = bp.per_sample_gradient_norms(net, x, y), bp.saliency(net, x, y)
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)

@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from backprop_gpu import MLP, LeakyReLU, train
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, step_flops
 from backprop_gpu.backends import Backend, choose_backend
 from backprop_gpu.benchmark.machine import machine
 from backprop_gpu.benchmark.table import PARTS, Row, of_json, report, to_json
 from backprop_gpu.benchmark.timing import Repeat, Timer, measure, time_plainly
+from backprop_gpu.checks import check_loss
 from backprop_gpu.errors import DeviceError, UnknownNameError, check_count, check_positive
 from backprop_gpu.files import write_atomically
 from backprop_gpu.network import feed_forward, propagate_back
+from backprop_gpu.passes import new_gradients, new_trace
 
 EPOCHS = 10  # of a training run that is timed, or more: starting one takes as long as some epochs
 
@@ -82,8 +84,8 @@ USUAL = [name for name in NETWORKS if name != "large"]  # which takes longer tha
 
 def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     """Return the library's passes, recorded as training has them, and steps of `train`."""
-    loss = net.check_loss("mse")
-    trace, gradients = net.new_trace(x), net.new_gradients(len(x))
+    loss = check_loss(net, "mse")
+    trace, gradients = new_trace(net, x), new_gradients(net, len(x))
 
     def forward(backend: Backend) -> None:
         feed_forward(backend, net.layers, trace)
@@ -104,8 +106,8 @@ def library(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
 
 def products(net: MLP, x: Array, y: Array) -> dict[str, Repeat]:
     """Return the matrix products of the library's passes, on the same arrays; nothing else."""
-    loss = net.check_loss("mse")
-    trace, gradients = net.new_trace(x), net.new_gradients(len(x))
+    loss = check_loss(net, "mse")
+    trace, gradients = new_trace(net, x), new_gradients(net, len(x))
     forward, backward = Products(), Products()
     backend: Any
     for backend in (net.backend, forward):
@@ -142,7 +144,7 @@ class Products:
 
 def _repeated(replay: Callable[[], None], net: MLP, n: int, times: int) -> None:
     """Repeat as `train` does: with as many threads, so that parts add up."""
-    with net.backend.computing(net.step_flops(n)):
+    with net.backend.computing(step_flops(net.layer_sizes, n)):
         for _ in range(times):
             replay()
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.activations import ACTIVATIONS, Activation, LeakyReLU, find_activation
 from backprop_gpu.backends import Backend, NumpyBackend, Precision
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.cli.columns import suffix_of
 from backprop_gpu.cli.preparation import (
     Preparation,
@@ -210,7 +211,7 @@ def prepare(settings: Settings, samples: Samples) -> Job:
         precision=settings.precision,
         seed=settings.seed,
     )
-    net.check_data(x, y, net.check_loss(settings.loss))  # while rows still have their places
+    check_data(net, x, y, check_loss(net, settings.loss))  # while rows still have their places
     return Job(settings, net, preparation, x[kept], y[kept], x[held], y[held])
 
 

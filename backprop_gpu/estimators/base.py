@@ -27,6 +27,7 @@ from sklearn.utils.validation import (
 from backprop_gpu.activations import Activation, LeakyReLU, find_activation
 from backprop_gpu.arrays import Array, check_finite, float_dtype, numeric, on_gpu, to_cpu
 from backprop_gpu.backends import Backend, Precision
+from backprop_gpu.checks import check_loss, check_parameters
 from backprop_gpu.data import is_streamed
 from backprop_gpu.errors import (
     DeviceError,
@@ -153,7 +154,7 @@ class BaseMLP(FittedNetwork):
         if anew:
             sizes = x.shape[1], *hidden, targets.shape[1]
             net = self._new_network(sizes, self._dtype(x), backend, rng)
-        loss = net.check_loss(self._loss())
+        loss = check_loss(net, self._loss())
         samples = Samples(*check_data(net, x, targets, loss), weights)
         if anew:
             self._start(net)
@@ -165,7 +166,7 @@ class BaseMLP(FittedNetwork):
                     fit_lbfgs(self, net, loss, samples)
                 else:
                     fit_stochastic(self, net, loss, samples, rng, incremental=incremental)
-            net.check_parameters()
+            check_parameters(net)
         except NonFiniteError as error:
             raise ValueError(NON_FINITE) from error
         finally:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, dense, is_sparse
 from backprop_gpu.backends import Backend
+from backprop_gpu.checks import check_data as check_arrays
 from backprop_gpu.data import is_streamed, new_room
 from backprop_gpu.losses import Loss
-from backprop_gpu.mlp import MLP, PIECE
+from backprop_gpu.mlp import MLP
+from backprop_gpu.passes import PIECE
 from backprop_gpu.training.batches import ArrayBatches, Batches, batch_counts
 from backprop_gpu.training.weighting import WeightedBatches, with_weights
 
@@ -75,7 +77,7 @@ class Samples:
 def check_data(net: MLP, x: Any, y: Array, loss: Loss) -> tuple[Any, Array]:
     """Check inputs and targets; bring them to the network's device, but for sparse inputs."""
     if not is_sparse(x):
-        return net.check_data(x, y, loss)
+        return check_arrays(net, x, y, loss)
     y = net.backend.asarray(y, net.dtype)
     loss.check_targets(y, net.backend.xp)
     return x, y

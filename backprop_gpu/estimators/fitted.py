@@ -27,6 +27,7 @@ from backprop_gpu.backends import Backend, Precision, choose_backend
 from backprop_gpu.errors import ShapeError, brief
 from backprop_gpu.estimators.learner import Progress
 from backprop_gpu.mlp import MLP
+from backprop_gpu.parameters import split
 
 LISTS = ("coefs_", "intercepts_")
 
@@ -95,7 +96,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         if self._net is None and self._unpickled is None:
             raise AttributeError(f"this {type(self).__name__} is not fitted yet; call fit first")
         net = self._net or self.network_
-        return net.split(net.backend.to_numpy(net.parameters))
+        return split(net.backend.to_numpy(net.parameters), net.layer_sizes)
 
     def _shows_views_of(self, net: MLP) -> bool:
         if not hasattr(self.intercepts_, "__len__"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 from sklearn.utils.optimize import _check_optimize_result
 
-from backprop_gpu.arrays import dense
+from backprop_gpu.arrays import dense, step_flops
 from backprop_gpu.backends import Backend
 from backprop_gpu.estimators.batches import Samples
 from backprop_gpu.losses import Loss
@@ -53,7 +53,7 @@ def fit_lbfgs(estimator: BaseMLP, net: MLP, loss: Loss, samples: Samples) -> Non
             raise StopIteration
 
     iterations = count()
-    with backend.computing(net.step_flops(len(samples))):
+    with backend.computing(step_flops(net.layer_sizes, len(samples))):
         repeat = backend.record(propagate)
         estimator._learns_now()
         result: Any = minimize(

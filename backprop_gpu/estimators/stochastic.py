@@ -11,6 +11,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
+from backprop_gpu.arrays import step_flops
 from backprop_gpu.estimators.batches import Samples, batches_of
 from backprop_gpu.estimators.checkpoints import FitCheckpoints
 from backprop_gpu.estimators.learner import NON_FINITE, Learner, size_of_batches
@@ -51,7 +52,7 @@ def fit_stochastic(
     training = Training(
         estimator, net, loss, samples, rng, held_out, notes, incremental, checkpoints
     )
-    with net.backend.computing(net.step_flops(training.batch_size)):
+    with net.backend.computing(step_flops(net.layer_sizes, training.batch_size)):
         try:
             training.run()
         except KeyboardInterrupt:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from backprop_gpu.arrays import Array, ArrayModule, dense, is_sparse, numeric
+from backprop_gpu.arrays import Array, ArrayModule, dense, is_sparse, numeric, step_flops
+from backprop_gpu.checks import check_loss
 from backprop_gpu.data import (
     IteratedBatches,
     StreamedBatches,
@@ -154,7 +155,7 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
             f"y makes {count_of(outputs, 'column')}; the network has "
             f"{count_of(net.layer_sizes[-1], 'output')}"
         )
-    loss = net.check_loss(estimator._loss())
+    loss = check_loss(net, estimator._loss())
     has_weights = encode(stream.y_first, slice(0, 1)).shape[1] > outputs
 
     def check_targets(y: Array, xp: ArrayModule, name: str) -> None:
@@ -174,7 +175,7 @@ def learn_stream(estimator: BaseMLP, stream: Stream, sample_weight: Any) -> None
     estimator.n_outputs_ = outputs
     notes = Notes(estimator, net)
     try:
-        with net.backend.computing(net.step_flops(batches.batch_size or len(x))):
+        with net.backend.computing(step_flops(net.layer_sizes, batches.batch_size or len(x))):
             if isinstance(batches, StreamedBatches) and not has_weights:
                 columns = net.layer_sizes[0], outputs
                 with closing(StreamBatches(batches, columns, net.backend, net.dtype)) as feed:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from backprop_gpu.activations import Activation
 from backprop_gpu.arrays import Array, to_cpu
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.explaining.formulas import to_text
 from backprop_gpu.explaining.outline import number
 from backprop_gpu.explaining.text import align
@@ -131,8 +132,8 @@ def jump_back(net: MLP, x: Any, y: Any, loss: str | Loss = "mse") -> tuple[Jump,
     over the weights of layer 3 (1, 5)
     """
     check_network(net)
-    entry = net.check_loss(loss)
-    x, y = net.check_data(x, y, entry)
+    entry = check_loss(net, loss)
+    x, y = check_data(net, x, y, entry)
     return tuple(_jumps(net, net.backward(net.forward(x), y, entry), entry))
 
 

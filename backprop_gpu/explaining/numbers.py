@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from backprop_gpu.arrays import Array
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.errors import GradientError, NonFiniteError
 from backprop_gpu.explaining.terms import Name, Rule, Term, Values
 from backprop_gpu.losses import Loss
@@ -42,8 +43,8 @@ class Numbers:
     """
 
     def __init__(self, net: MLP, x: Any, y: Any, loss: str | Loss) -> None:
-        self.net, self.loss = net, net.check_loss(loss)
-        x, self.y = net.check_data(x, y, self.loss)
+        self.net, self.loss = net, check_loss(net, loss)
+        x, self.y = check_data(net, x, y, self.loss)
         self.trace = net.forward(x)
         self.grads = net.backward(self.trace, self.y, self.loss)
         self.n = len(x)

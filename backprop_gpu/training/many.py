@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from backprop_gpu.arrays import Array, to_cpu
 from backprop_gpu.backends import NumpyBackend
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.compiled import CompileError, or_numpy
 from backprop_gpu.compiled.agreement import check_agreement
 from backprop_gpu.compiled.threads import cores
@@ -242,10 +243,10 @@ def _checked_jobs(
     for i, (net, optimizer, seed) in enumerate(zip(nets, optimizers, seeds, strict=True)):
         check_count(f"seeds[{i}]", seed, least=0)
         check_optimizer(f"optimizers[{i}]", optimizer)
-        entry = net.check_loss(loss, to_learn=True)
+        entry = check_loss(net, loss, to_learn=True)
         kind = net.device, net.dtype, net.layer_sizes[0], net.layer_sizes[-1]
         if kind not in data:
-            data[kind] = net.check_data(x, y, entry)
+            data[kind] = check_data(net, x, y, entry)
             net.backend.synchronize()  # the others may compute on other streams
         samples = len(data[kind][0])
         index = None if rows is None else _checked_rows(f"rows[{i}]", rows[i], samples)

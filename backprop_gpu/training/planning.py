@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from backprop_gpu.arrays import step_flops
 from backprop_gpu.backends import NumpyBackend
 from backprop_gpu.backends.cuda_backend import CudaBackend
+from backprop_gpu.checks import check_loss
 from backprop_gpu.compiled import seconds_worth_compiling, why_not
 from backprop_gpu.compiled.compiler import NO_COMPILER, compiler
 from backprop_gpu.compiled.threads import cores, worth_waking
@@ -110,8 +112,8 @@ def plan(
     samples = check_count("samples", samples)
     rows = min(samples, samples if batch_size is None else check_count("batch_size", batch_size))
     steps = epochs * -(-samples // rows)
-    flops = net.step_flops(rows)
-    entry, optimizer = net.check_loss(loss), optimizer or SGD()
+    flops = step_flops(net.layer_sizes, rows)
+    entry, optimizer = check_loss(net, loss), optimizer or SGD()
     check_optimizer("optimizer", optimizer)
     if isinstance(net.backend, CudaBackend):
         singly = singly or ("streaming" if streams else "weighing samples" if weighted else None)

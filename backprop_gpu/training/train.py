@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, step_flops
 from backprop_gpu.backends import Backend
+from backprop_gpu.checks import check_data, check_loss, check_parameters
 from backprop_gpu.errors import (
     DomainError,
     MissingExtraError,
@@ -26,6 +27,7 @@ from backprop_gpu.errors import (
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP, check_network
 from backprop_gpu.optimizers import SGD, Optimizer, check_optimizer, learning_rate_at
+from backprop_gpu.passes import loss_of
 from backprop_gpu.training.batches import ArrayBatches, shuffled_batches
 from backprop_gpu.training.checkpoints import Checkpoints
 from backprop_gpu.training.glimpse import glimpse_of
@@ -150,7 +152,7 @@ def train(
         False.
     """
     check_network(net)
-    entry = net.check_loss(loss, to_learn=True)
+    entry = check_loss(net, loss, to_learn=True)
     optimizer = SGD() if optimizer is None else optimizer
     epochs = check_count("epochs", epochs, least=0)
     seed = check_count("seed", seed, least=0)
@@ -161,7 +163,7 @@ def train(
         if limit is not None:
             check_positive(f"clip_{name}", limit)
     _check_helpers(optimizer, validation, early_stopping, callbacks)
-    net.check_parameters()
+    check_parameters(net)
     if net.device == "cpu" and not net.parameters.flags.writeable:
         raise DomainError("net.parameters is read-only, and training changes it in place")
     order_seed = seed if shuffle else None
@@ -169,7 +171,7 @@ def train(
     batches: ArrayBatches | StreamBatches
     weighs = False
     if stream is None:
-        x, y, weighs = weigh(*net.check_data(x, y, entry), sample_weight, net.backend)
+        x, y, weighs = weigh(*check_data(net, x, y, entry), sample_weight, net.backend)
         batches = shuffled_batches(x, y, batch_size or len(x), order_seed, net.backend)
     elif sample_weight is None:
         batches = stream
@@ -180,7 +182,7 @@ def train(
             "sample_weight is for arrays in memory, and these data are streamed; give all of x and "
             "y as two arrays, or give the loss a weight that depends on y"
         )
-    held_out = None if validation is None else net.check_data(*validation, entry, "_validation")
+    held_out = None if validation is None else check_data(net, *validation, entry, "_validation")
     checkpoints = Checkpoints(
         checkpoint, checkpoint_every, checkpoint_keep, resume=resume, activations=net.activations
     )
@@ -201,7 +203,7 @@ def train(
     watch = _Watch(net, entry, held_out, callbacks, early_stopping)
     history = History(path=chosen.path, precision=net.precision)
     with (
-        net.backend.computing(net.step_flops(batches.batch_size)),
+        net.backend.computing(step_flops(net.layer_sizes, batches.batch_size)),
         _progress_bar(progress, epochs) as advance,
         closing(stream) if stream else nullcontext(),
         _clocked(history, epochs, net.backend),
@@ -289,7 +291,7 @@ class _Watch:
         watched_loss, parameters, validation_loss = loss, at_start, None
         if self.held_out is not None:
             if self.held_out_loss is None:  # made late: training gets its memory first
-                self.held_out_loss = self.net.loss_of(*self.held_out, self.loss)
+                self.held_out_loss = loss_of(self.net, *self.held_out, self.loss)
             watched_loss = validation_loss = self.held_out_loss()
             parameters = self.net.parameters
             history.validation_loss.append(validation_loss)

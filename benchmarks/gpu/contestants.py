@@ -22,9 +22,11 @@ import backprop_gpu as bp
 from backprop_gpu.arrays import Array
 from backprop_gpu.backends import Backend
 from backprop_gpu.benchmark.speed import Products
+from backprop_gpu.checks import check_data, check_loss
 from backprop_gpu.losses import Loss
 from backprop_gpu.network import feed_forward, propagate_back
 from backprop_gpu.optimizers import numbers_of
+from backprop_gpu.passes import new_gradients, new_trace
 from backprop_gpu.training.batches import shuffled_batches
 from backprop_gpu.training.paths import graphs, one_launch
 from backprop_gpu.training.paths.graphs import MOST
@@ -117,8 +119,8 @@ def on_gpu(case: Case) -> tuple[bp.MLP, Array, Array, Loss]:
     """Return a case's network and data on the device, and the loss."""
     net, x, y = case.network.build("cpu", case.network.batch)
     net = net.copy(device=open_backend(case.precision))
-    loss = net.check_loss("mse")
-    return net, *net.check_data(x, y, loss), loss
+    loss = check_loss(net, "mse")
+    return net, *check_data(net, x, y, loss), loss
 
 
 def at_once(case: Case) -> int:
@@ -218,7 +220,7 @@ def trained_together(case: Case) -> Contestant:
 def products(case: Case) -> Contestant:
     """Return the matrix products of a step with nothing around them: the floor."""
     net, x, y, loss = on_gpu(case)
-    trace, gradients = net.new_trace(x), net.new_gradients(len(x))
+    trace, gradients = new_trace(net, x), new_gradients(net, len(x))
     written: Any = Products()
     unit = at_once(case)
     with net.backend.computing():

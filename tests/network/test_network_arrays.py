@@ -237,7 +237,7 @@ def test_predictions_and_losses_may_be_made_in_pieces(rows, net, dtype, monkeypa
     x, y = data(31)
     trace = net.forward(x)
     whole = [net.backward(trace, y, loss).loss for loss in ("mse", "bce")]
-    monkeypatch.setattr("backprop_gpu.mlp.PIECE", rows * max(net.layer_sizes))
+    monkeypatch.setattr("backprop_gpu.passes.PIECE", rows * max(net.layer_sizes))
     relative_to_largest(net(x), net.backend.to_numpy(trace.output), dtype)
     pieces = [net.loss(x, y, loss) for loss in ("mse", "bce")]
     np.testing.assert_allclose(pieces, whole, rtol=16 * float(np.finfo(dtype).eps))

@@ -21,6 +21,7 @@ from small_runs import (
 )
 
 import backprop_gpu as bp
+from backprop_gpu.checks import check_loss
 from backprop_gpu.compiled import compiler, why_not
 from backprop_gpu.saving import read
 
@@ -124,7 +125,7 @@ def test_on_every_backend_and_in_every_dtype(backend, dtype, every, interrupt, t
 def test_by_the_compiled_loop(interrupt, tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("BACKPROP_GPU_CACHE", str(tmp_path_factory.mktemp("cache")))
 
-    adam, loss = bp.Adam(0.05), network().check_loss("mse")
+    adam, loss = bp.Adam(0.05), check_loss(network(), "mse")
     if obstacle := why_not(SIZES, network().activations, loss, adam, network().dtype):
         pytest.skip(f"no compiled loop: {obstacle}")
     for stopping in STOPPING:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, step_flops
 from backprop_gpu.compiled import CompiledLoop
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
@@ -55,7 +55,7 @@ class CompiledSteps(ChunkSteps):
         limits: Limits = NO_LIMITS,
     ) -> None:
         self._seed = seed
-        flops = net.step_flops(batches.batch_size)
+        flops = step_flops(net.layer_sizes, batches.batch_size)
         self._most_steps = max(1, int(MOST_FLOPS / flops))
         self._loop = CompiledLoop(
             net.layer_sizes,

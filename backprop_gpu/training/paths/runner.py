@@ -13,6 +13,7 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import feed_forward
 from backprop_gpu.optimizers import Optimizer
+from backprop_gpu.passes import new_trace
 from backprop_gpu.training.batches import Batches
 
 Safe = Literal["nothing", "parameters", "everything"]
@@ -64,7 +65,7 @@ class StepRunner(ABC):
     def first_bad_layer(self) -> int | None:
         """Return the first layer whose W, b or output on the last batch has NaN or infinity."""
         net = self.net
-        trace = net.new_trace(self._last_inputs())
+        trace = new_trace(net, self._last_inputs())
         feed_forward(net.backend, net.layers, trace)
         for l, (layer, a) in enumerate(zip(net.layers, trace.a[1:], strict=True), start=1):
             if not all(bool(net.backend.xp.isfinite(t).all()) for t in (layer.W, layer.b, a)):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backprop_gpu.arrays import Array
+from backprop_gpu.arrays import Array, step_flops
 from backprop_gpu.backends import Backend
 from backprop_gpu.compiled import FusedOperations
 from backprop_gpu.losses import Loss
@@ -80,7 +80,7 @@ class Steps(StepRunner):
         self._graphs_fit = True  # in memory, until that proves wrong
         self._recorded: dict[int, _Recorded] = {}
         self._count = 0
-        flops = net.step_flops(batches.batch_size)
+        flops = step_flops(net.layer_sizes, batches.batch_size)
         # A user's own functions may raise, and would leave the network half updated.
         hidden = net.activations[:-1]
         own = any(g.cuda_derivative is None and g.cuda_rows is None for g in hidden)

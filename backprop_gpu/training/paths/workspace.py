@@ -8,6 +8,7 @@ from backprop_gpu.arrays import Array
 from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace
+from backprop_gpu.parameters import split
 
 
 class StepArrays(NamedTuple):
@@ -63,7 +64,7 @@ class Workspace:
             deltas = [f[: n * m].reshape(n, m) for f, m in zip(self._deltas, nodes, strict=True)]
         dC_da = [self._dC_da[: n * m].reshape(n, m) for m in nodes[:-1]]
         gradients = Gradients(
-            *self.net.split(self.flat),
+            *split(self.flat, self.net.layer_sizes),
             tuple(deltas),
             (None, *dC_da, deltas[-1]),
             self.flat,
