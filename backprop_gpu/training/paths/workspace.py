@@ -9,6 +9,7 @@ from backprop_gpu.losses import Loss
 from backprop_gpu.mlp import MLP
 from backprop_gpu.network import Gradients, Trace
 from backprop_gpu.parameters import split
+from backprop_gpu.passes import new_trace
 
 
 class StepArrays(NamedTuple):
@@ -37,37 +38,26 @@ class Workspace:
     """
 
     def __init__(self, net: MLP, loss: Loss, x: Array, y: Array, *, keep_a: bool = False) -> None:
-        self.net, self.x, self.y, self._keep_a = net, x, y, keep_a
+        self.net, self.x, self.y = net, x, y
         empty, dtype = net.backend.empty, net.dtype
-        sizes = [len(x) * nodes for nodes in net.layer_sizes[1:]]
-        self._a = [empty((size,), dtype) for size in sizes]
-        self._deltas = [empty((size,), dtype) for size in sizes] if keep_a else self._a
-        self._z = [
-            empty((size,), dtype) if kept else None
-            for size, kept in zip(sizes, loss.keeps_z(net.activations), strict=True)
-        ]
-        self._dC_da = empty((max(sizes[:-1], default=0),), dtype)
+        self._trace = new_trace(net, x, keep_z=loss.keeps_z(net.activations))
+        a = self._trace.a[1:]
+        self._deltas = [empty(array.shape, dtype) for array in a] if keep_a else None
+        self._dC_da = empty((max((array.size for array in a[:-1]), default=0),), dtype)
         self.flat = empty(net.parameters.shape, dtype)
         self.C = empty((1,), dtype)
 
     def rows(self, n: int, C: Array | None = None) -> StepArrays:
         """Return the arrays of a step on n samples; its loss goes to C, if that is given."""
-        nodes = self.net.layer_sizes[1:]
-        a = [flat[: n * m].reshape(n, m) for flat, m in zip(self._a, nodes, strict=True)]
-        z = [
-            shared if flat is None else flat[: n * m].reshape(n, m)
-            for flat, m, shared in zip(self._z, nodes, a, strict=True)
-        ]
+        trace = self._trace.first_rows(self.x[:n])
         # Arrays that share their memory are one object: backends leave out what is not kept.
-        deltas = a
-        if self._keep_a:
-            deltas = [f[: n * m].reshape(n, m) for f, m in zip(self._deltas, nodes, strict=True)]
-        dC_da = [self._dC_da[: n * m].reshape(n, m) for m in nodes[:-1]]
+        deltas = trace.a[1:] if self._deltas is None else tuple(d[:n] for d in self._deltas)
+        dC_da = [self._dC_da[: n * m].reshape(n, m) for m in self.net.layer_sizes[1:-1]]
         gradients = Gradients(
             *split(self.flat, self.net.layer_sizes),
-            tuple(deltas),
+            deltas,
             (None, *dC_da, deltas[-1]),
             self.flat,
             self.C if C is None else C,
         )
-        return StepArrays(Trace((self.x[:n], *a), tuple(z)), self.y[:n], gradients)
+        return StepArrays(trace, self.y[:n], gradients)
