@@ -131,7 +131,7 @@ class MLP:
 
     if not TYPE_CHECKING:  # for checkers, it would be leave to assign anything
 
-        def __setattr__(self, name: str, value: object) -> None:
+        def __setattr__(self, name: str, *value: object) -> None:
             if name in FIXED and hasattr(self, name):
                 remedy = (
                     "make another network, with MLP(...) or net.copy(device=, dtype=, precision=)"
@@ -139,7 +139,9 @@ class MLP:
                     else "write net.set_parameters(weights, biases), or net.weights[0] = array"
                 )
                 raise AttributeError(f"a network's {name} can't be replaced; {remedy}")
-            super().__setattr__(name, value)
+            (super().__setattr__ if value else super().__delattr__)(name, *value)  # none: del
+
+        __delattr__ = __setattr__
 
     @property
     def parameters(self) -> Array:

@@ -192,6 +192,9 @@ def test_what_a_network_is_made_of_can_not_be_replaced(name, remedy):
     with pytest.raises(AttributeError, match=f"{name} can't be replaced; ") as error:
         setattr(net, name, before)
     assert remedy in str(error.value)
+    with pytest.raises(AttributeError):
+        delattr(net, name)
+    assert getattr(net, name) == before
 
 
 def test_a_misspelled_attribute_is_refused():
