@@ -131,17 +131,22 @@ class MLP:
 
     if not TYPE_CHECKING:  # for checkers, it would be leave to assign anything
 
-        def __setattr__(self, name: str, *value: object) -> None:
-            if name in FIXED and hasattr(self, name):
-                remedy = (
-                    "make another network, with MLP(...) or net.copy(device=, dtype=, precision=)"
-                    if name in OPTIONS
-                    else "write net.set_parameters(weights, biases), or net.weights[0] = array"
-                )
-                raise AttributeError(f"a network's {name} can't be replaced; {remedy}")
-            (super().__setattr__ if value else super().__delattr__)(name, *value)  # none: del
+        def __setattr__(self, name: str, value: object) -> None:
+            self._check_free(name)
+            super().__setattr__(name, value)
 
-        __delattr__ = __setattr__
+        def __delattr__(self, name: str) -> None:
+            self._check_free(name)
+            super().__delattr__(name)
+
+    def _check_free(self, name: str) -> None:
+        if name in FIXED and hasattr(self, name):
+            remedy = (
+                "make another network, with MLP(...) or net.copy(device=, dtype=, precision=)"
+                if name in OPTIONS
+                else "write net.set_parameters(weights, biases), or net.weights[0] = array"
+            )
+            raise AttributeError(f"a network's {name} can't be replaced; {remedy}")
 
     @property
     def parameters(self) -> Array:
