@@ -27,6 +27,7 @@ template <int M, int N, int HIGH, int WIDE, bool A_T, bool B_T>
 struct Fragments {
     typedef real Sums[HIGH][WIDE][4];
     static constexpr int ACROSS = parts(N, 8 * WIDE), COUNT = parts(M, 16 * HIGH) * ACROSS * WARP;
+    static constexpr int WIDTH = N, NEIGHBOURS = 2, GROUPS = HIGH * WIDE * 2;
 
     int row, column, g, t;
 
@@ -48,19 +49,13 @@ struct Fragments {
         for (; q + 8 <= count; q += 8) add<false>(sum, A, A_ld, B, B_ld, q, count);
         if (q < count) add<true>(sum, A, A_ld, B, B_ld, q, count);
     }
-    // Calls body(row, column, number) for the numbers within the edges.
+    // Calls body(row, column, numbers) for a group of NEIGHBOURS, if the first is within the edges.
     template <class Body>
-    __device__ void each(Sums& sums, Body body) const {
-#pragma unroll
-        for (int i = 0; i < HIGH; ++i)
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j)
-#pragma unroll
-                for (int c = 0; c < 4; ++c) {
-                    const int r = row + 16 * i + 8 * (c / 2) + g;
-                    const int k = column + 8 * j + 2 * t + c % 2;
-                    if (r < M && k < N) body(r, k, sums[i][j][c]);
-                }
+    __device__ void group(int number, Sums& sums, Body body) const {
+        const int i = number / 2 / WIDE, j = number / 2 % WIDE, c = number % 2;
+        const int r = row + 16 * i + 8 * c + g, k = column + 8 * j + 2 * t;
+        if ((M % (16 * HIGH) == 0 || r < M) && (N % (8 * WIDE) == 0 || k < N))
+            body(r, k, sums[i][j] + 2 * c);
     }
 
    private:

@@ -62,6 +62,7 @@ struct Patch {
     typedef Lines<M, HIGH, A_T> Rows;
     typedef Lines<N, WIDE, !B_T> Columns;
     static constexpr int COUNT = Rows::SHARES * Columns::SHARES;  // of all patches
+    static constexpr int WIDTH = N, NEIGHBOURS = Columns::GROUP, GROUPS = HIGH * WIDE / NEIGHBOURS;
 
     const int row_share, column_share;
 
@@ -78,16 +79,13 @@ struct Patch {
         for (; q + STEP <= count; q += STEP) add<STEP>(sum, A, A_ld, B, B_ld, q);
         for (; q < count; ++q) add<1>(sum, A, A_ld, B, B_ld, q);
     }
-    // Calls body(row, column, number) for the numbers within the edges.
+    // Calls body(row, column, numbers) for a group of NEIGHBOURS, if the first is within the edges.
     template <class Body>
-    __device__ void each(Sums& sums, Body body) const {
-#pragma unroll
-        for (int i = 0; i < HIGH; ++i)
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j) {
-                const int row = Rows::at(row_share, i), column = Columns::at(column_share, j);
-                if (row < M && column < N) body(row, column, sums[i][j]);
-            }
+    __device__ void group(int number, Sums& sums, Body body) const {
+        const int i = number * NEIGHBOURS / WIDE, j = number * NEIGHBOURS % WIDE;
+        const int row = Rows::at(row_share, i), column = Columns::at(column_share, j);
+        if ((M % HIGH == 0 || row < M) && (N % WIDE == 0 || column < N))
+            body(row, column, &sums[i][j]);
     }
 
    private:
@@ -105,6 +103,19 @@ struct Patch {
                 for (int j = 0; j < WIDE; ++j) sum[i][j] += a[i][e] * b[j][e];
     }
 };
+
+// Calls body(row, column, number) for the numbers of a thread's part that are within the edges.
+template <class Part, class Body>
+INLINE void each(const Part& part, typename Part::Sums& sums, Body body) {
+#pragma unroll
+    for (int i = 0; i < Part::GROUPS; ++i)
+        part.group(i, sums, [&](int row, int column, real* numbers) {
+#pragma unroll
+            for (int e = 0; e < Part::NEIGHBOURS; ++e)
+                if (Part::WIDTH % Part::NEIGHBOURS == 0 || column + e < Part::WIDTH)
+                    body(row, column + e, numbers[e]);
+        });
+}
 
 // What products are made of, and how far it is from row to row of a matrix in shared memory;
 // mma.cuh has those for TF32.

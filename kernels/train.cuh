@@ -14,6 +14,9 @@ __device__ constexpr int biases_at(int l) {
     return l == 1 ? weights_at(L + 1) : biases_at(l - 1) + SIZES[l - 1];
 }
 constexpr int PARAMETERS = biases_at(L + 1);
+// How far it is from what the optimizer keeps of a network to what it keeps of the next: each is
+// aligned as an array is.
+constexpr int STATE = (PARAMETERS + 3) / 4 * 4;
 
 struct alignas(4 * sizeof(real)) Numbers {  // of a step; read as one
     real learning_rate, weight_decay, c0, c1;
@@ -21,7 +24,8 @@ struct alignas(4 * sizeof(real)) Numbers {  // of a step; read as one
 
 // The training of many networks, each by its own block, whose samples are taken batch by batch.
 struct Run {
-    real *parameters, *s0, *s1;  // (networks, PARAMETERS); null where the optimizer has no state
+    real* parameters;  // (networks, PARAMETERS)
+    real *s0, *s1;     // (networks, STATE); null where the optimizer has no state
     const real *x, *y;
     // The rows that an epoch takes, one after the other; null: all as they lie. The strides lead to
     // the next network or epoch, and may be 0.

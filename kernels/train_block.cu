@@ -47,7 +47,7 @@ INLINE void multiply(int rows, const real* A, int A_ld, const real* B, int B_ld,
         if (part.first_row() >= rows) break;
         typename Part::Sums sum = {};
         part.multiply(sum, A, A_ld, B, B_ld, count);
-        part.each(sum, body);
+        each(part, sum, body);
     }
 }
 
@@ -158,8 +158,7 @@ INLINE void backward(Shared<L>& shared, Gradient<L>& gradient, int rows) {
     }
 }
 
-// Calls body(parameter, dC/dp, where it is in the flat array, whether it is a weight) for those of
-// a thread.
+// Calls body(parameter, dC/dp, where it is in the flat array) for those of a thread.
 template <int l, class Body>
 INLINE void each_parameter(Shared<L>& shared, Gradient<L>& gradient, Body body) {
     constexpr int K = SIZES[l - 1], N = SIZES[l];
@@ -167,16 +166,84 @@ INLINE void each_parameter(Shared<L>& shared, Gradient<L>& gradient, Body body) 
     Shared<l>& own = shared;
     Gradient<l>& mine = gradient;
     const auto weight = [&](int j, int k, real& g) {
-        body(own.W[j * stride(l - 1) + k], g, weights_at(l) + j * K + k, true);
+        body(own.W[j * stride(l - 1) + k], g, weights_at(l) + j * K + k);
     };
-    each_share<l>([&](int p, const WeightPart<l>& part) { part.each(mine.dC_dW[p], weight); });
-    if (threadIdx.x < N) body(own.b[threadIdx.x], mine.dC_db, biases_at(l) + threadIdx.x, false);
+    each_share<l>([&](int p, const WeightPart<l>& part) { each(part, mine.dC_dW[p], weight); });
+    if (threadIdx.x < N) body(own.b[threadIdx.x], mine.dC_db, biases_at(l) + threadIdx.x);
+}
+
+// Copies neighbours, of which so many are there: at once, if they are ALIGNED.
+template <bool ALIGNED, int size>
+INLINE void copy(real* to, const real* from, int there) {
+    if constexpr (ALIGNED) {
+        *reinterpret_cast<Vector<size>*>(to) = *reinterpret_cast<const Vector<size>*>(from);
+    } else {
+#pragma unroll
+        for (int e = 0; e < size; ++e)
+            if (e < there) to[e] = from[e];
+    }
+}
+
+// An optimizer step for a thread's part of the weights of layer l, `some` groups of neighbours at a
+// time. What the optimizer keeps of them is read before any of it is written: the compiler can't tell
+// s0 from s1, and would wait for memory at every number.
+template <int l>
+INLINE void update_weights(real* W, const WeightPart<l>& part, typename WeightPart<l>::Sums& dC_dW,
+                           real* s0, real* s1, const Numbers& now) {
+    typedef WeightPart<l> Part;
+    constexpr int K = SIZES[l - 1], size = Part::NEIGHBOURS;
+    constexpr int some = 64 / sizeof(Vector<size>);
+    constexpr bool aligned = K % size == 0 && weights_at(l) % size == 0;
+#pragma unroll
+    for (int first = 0; first < Part::GROUPS; first += some) {
+        Vector<size> m[some] = {}, v[some] = {};
+        const auto each_group = [&](auto body) {
+#pragma unroll
+            for (int i = 0; i < some && first + i < Part::GROUPS; ++i)
+                part.group(first + i, dC_dW, [&](int j, int k, real* g) { body(i, j, k, g); });
+        };
+        each_group([&](int i, int j, int k, real*) {
+            if (SLOTS > 0) copy<aligned, size>(m[i].x, s0 + j * K + k, K - k);
+            if (SLOTS > 1) copy<aligned, size>(v[i].x, s1 + j * K + k, K - k);
+        });
+        each_group([&](int i, int j, int k, real* g) {
+#pragma unroll
+            for (int e = 0; e < size; ++e) {
+                if (aligned || k + e < K)
+                    apply(W[j * stride(l - 1) + k + e], g[e], m[i].x[e], v[i].x[e], now, true);
+                g[e] = 0;
+            }
+        });
+        each_group([&](int i, int j, int k, real*) {
+            if (SLOTS > 0) copy<aligned, size>(s0 + j * K + k, m[i].x, K - k);
+            if (SLOTS > 1) copy<aligned, size>(s1 + j * K + k, v[i].x, K - k);
+        });
+    }
+}
+
+template <int l>
+INLINE void update(Shared<L>& shared, Gradient<L>& gradient, real* s0, real* s1,
+                   const Numbers& now) {
+    if constexpr (l > 1) update<l - 1>(shared, gradient, s0, s1, now);
+    Shared<l>& own = shared;
+    Gradient<l>& mine = gradient;
+    each_share<l>([&](int p, const WeightPart<l>& part) {
+        update_weights<l>(own.W, part, mine.dC_dW[p], s0 + weights_at(l), s1 + weights_at(l), now);
+    });
+    if (threadIdx.x < SIZES[l]) {
+        const int i = biases_at(l) + threadIdx.x;
+        real m = SLOTS > 0 ? s0[i] : real(0), v = SLOTS > 1 ? s1[i] : real(0);
+        apply(own.b[threadIdx.x], mine.dC_db, m, v, now, false);
+        if (SLOTS > 0) s0[i] = m;
+        if (SLOTS > 1) s1[i] = v;
+        mine.dC_db = 0;
+    }
 }
 
 INLINE void train_network(const Run& run) {
     extern __shared__ __align__(16) real memory[];
     Shared<L>& shared = *reinterpret_cast<Shared<L>*>(memory);
-    const index_t at = blockIdx.x * index_t(PARAMETERS);
+    const index_t at = blockIdx.x * index_t(PARAMETERS), state_at = blockIdx.x * index_t(STATE);
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
     Samples samples(run);
@@ -207,21 +274,15 @@ INLINE void train_network(const Run& run) {
                 run,
                 [&](auto body) {
                     each_parameter<L>(shared, gradient,
-                                      [&](real&, real& g, int, bool) { body(g); });
+                                      [&](real&, real& g, int) { body(g); });
                 },
                 block_max, block_sum);
         const Numbers numbers = *now;  // not within: what is stored there might be these
-        each_parameter<L>(shared, gradient, [&](real& p, real& g, int i, bool is_weight) {
-            real m = SLOTS > 0 ? run.s0[at + i] : real(0), v = SLOTS > 1 ? run.s1[at + i] : real(0);
-            apply(p, g, m, v, numbers, is_weight);
-            if (SLOTS > 0) run.s0[at + i] = m;
-            if (SLOTS > 1) run.s1[at + i] = v;
-            g = 0;
-        });
+        update<L>(shared, gradient, run.s0 + state_at, run.s1 + state_at, numbers);
         samples.skip(batch.count);
         ++now;
     }
-    each_parameter<L>(shared, gradient, [&](real& p, real&, int i, bool) {
+    each_parameter<L>(shared, gradient, [&](real& p, real&, int i) {
         run.parameters[at + i] = p;
     });
 }

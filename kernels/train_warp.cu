@@ -159,7 +159,7 @@ INLINE Sample fetch(const Run& run, index_t row, int lane) {
 }
 
 INLINE void train_network(const Run& run) {
-    const index_t at = blockIdx.x * index_t(PARAMETERS);
+    const index_t at = blockIdx.x * index_t(PARAMETERS), state_at = blockIdx.x * index_t(STATE);
     const Numbers* numbers = run.numbers + blockIdx.x * run.numbers_stride;
     real* loss = run.losses + blockIdx.x * run.steps;
     Samples samples(run);
@@ -171,8 +171,8 @@ INLINE void train_network(const Run& run) {
     each_parameter<L>(nodes, [&](Parameter& q, int i, bool, bool there) {
         if (!there) return;
         q.p = run.parameters[at + i];
-        if (SLOTS > 0) q.s0 = run.s0[at + i];
-        if (SLOTS > 1) q.s1 = run.s1[at + i];
+        if (SLOTS > 0) q.s0 = run.s0[state_at + i];
+        if (SLOTS > 1) q.s1 = run.s1[state_at + i];
     });
     // While a sample is computed, the next one is fetched, and the row of the one after that; in the
     // time of a step the numbers of the next one are.
@@ -217,7 +217,7 @@ INLINE void train_network(const Run& run) {
     each_parameter<L>(nodes, [&](Parameter& q, int i, bool, bool there) {
         if (!there) return;
         run.parameters[at + i] = q.p;
-        if (SLOTS > 0) run.s0[at + i] = q.s0;
-        if (SLOTS > 1) run.s1[at + i] = q.s1;
+        if (SLOTS > 0) run.s0[state_at + i] = q.s0;
+        if (SLOTS > 1) run.s1[state_at + i] = q.s1;
     });
 }

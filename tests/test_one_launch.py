@@ -22,7 +22,7 @@ from backprop_gpu.training.batches import shuffled_batches
 from backprop_gpu.training.crossovers import CROSSOVERS, Crossover
 from backprop_gpu.training.history import History
 from backprop_gpu.training.paths import one_launch
-from backprop_gpu.training.paths.one_launch import Gpu, Kernel, OneLaunch, choose
+from backprop_gpu.training.paths.one_launch import Gpu, Kernel, OneLaunch, choose, state_length
 from backprop_gpu.training.paths.one_launch_steps import OneLaunchSteps
 from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 from backprop_gpu.training.run import Run
@@ -230,17 +230,18 @@ def test_stops_before_the_update_of_a_loss_that_is_not_finite(piece, kernel, mon
 
 
 @needs_gpp
-def test_many_networks_at_once_are_each_as_alone(kernel):
+@pytest.mark.parametrize("sizes", [(3, 4, 2), (20, 40, 3)])  # the larger's state is read in pairs
+def test_many_networks_at_once_are_each_as_alone(sizes, kernel):
     """With learning rates, seeds and bootstrap samples of their own; one of them diverges."""
     rates, seeds, n = (0.1, 0.02, 1e30), (4, 4, 9), 6
     optimizers = [bp.SGD(rate, momentum=0.5) for rate in rates]
-    case = Case((3, 4, 2), ["tanh", "identity"], optimizer=optimizers[0], n=10, steps=12)
+    case = Case(sizes, ["tanh", "identity"], optimizer=optimizers[0], n=10, steps=12)
     rows = np.random.default_rng(1).integers(0, 10, (3, n))
     backend = emulated_backend(1)
     net, size = case.net.copy(device=backend), case.net.parameters.size
     start = np.random.default_rng(2).normal(size=(3, size)) / 2
     numbers = np.array([numbers_of(o, case.steps, np.array(case.steps) / 2) for o in optimizers])
-    parameters, state = start.copy(), [np.zeros_like(start)]
+    parameters, state = start.copy(), [np.zeros((3, state_length(size)))]
     with backend.computing():
         launch = OneLaunch(net, case.loss, optimizers[0], 3)
         losses, expected = np.empty((3, 12)), np.empty((1, 12))
@@ -259,7 +260,7 @@ def test_many_networks_at_once_are_each_as_alone(kernel):
             )
             np.testing.assert_array_equal(losses[i], expected[0])
             np.testing.assert_array_equal(parameters[i], alone[0])
-            np.testing.assert_array_equal(state[0][i], alone_state[0][0])
+            np.testing.assert_array_equal(state[0][i, :size], alone_state[0][0])
     assert np.isfinite(losses[:2]).all()
     assert np.isnan(losses[2, -1])  # which was not run
 
@@ -359,7 +360,8 @@ MUTANTS = {
         *[("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
         ("top = warp_max(top);", "", 0),
         ("exponentials = warp_sum(exponentials);", "", 0),
-        ("g = 0;", "", 0),
+        ("g[e] = 0;", "", 0),
+        ("mine.dC_db = 0;", "", 0),
         ("if (ends && epochs > 0) order += epoch_stride;", "", 0),
     ],
 }

@@ -127,12 +127,12 @@ def test_training_by_name():
 
 MUTANTS = [
     *[("__syncthreads();", "", which) for which in range(7)],
-    ("g = 0;", "", 0),
+    ("g[e] = 0;", "", 0),
     ("a[i / 2][i % 2], a[i / 2][i % 2 + 2]", "a[i / 2][i % 2 + 2], a[i / 2][i % 2]", 0),
     ("a[i / 2][i % 2], a[i / 2][i % 2 + 2]", "a[i / 2][i % 2 * 2], a[i / 2][i % 2 * 2 + 1]", 0),
     ("SOME_ARE>(b[0], b[1]", "SOME_ARE>(b[1], b[0]", 0),
-    ("2 * t + c % 2", "2 * t + c / 2", 0),
-    ("8 * (c / 2) + g", "8 * (c % 2) + g", 0),
+    ("8 * j + 2 * t", "8 * j + t", 0),
+    ("8 * c + g", "8 * c", 0),
     ("first < count", "true", 0),
     ("second < count", "true", 0),
     ("first >= count", "false", 0),

@@ -17,7 +17,7 @@ from backprop_gpu.mlp import MLP
 from backprop_gpu.optimizers import Optimizer, numbers_of
 from backprop_gpu.training.batches import batch_counts
 from backprop_gpu.training.history import History
-from backprop_gpu.training.paths.one_launch import OneLaunch, most_steps
+from backprop_gpu.training.paths.one_launch import OneLaunch, most_steps, state_length
 from backprop_gpu.training.run import CHUNK_SECONDS
 
 Rows = NDArray[np.integer[Any]]
@@ -72,7 +72,8 @@ def train_together(
     with backend.computing():
         index = None if rows is None else backend.asarray(np.stack(rows), np.dtype(np.int64))
         parameters = xp.stack([net.parameters for net in nets])
-        state = [xp.zeros_like(parameters) for _ in range(optimizers[0].slots)]
+        shape = networks, state_length(parameters.shape[1])
+        state = [xp.zeros(shape, parameters.dtype) for _ in range(optimizers[0].slots)]
         done, count, most = 0, per_epoch, most_steps(n, size, networks)
         while done < losses.shape[1]:
             before = time.perf_counter()

@@ -194,8 +194,8 @@ class OneLaunch:
         Parameters
         ----------
         parameters : array, shape (networks, size)
-        state : sequence of array, shape (networks, size)
-            As many as the optimizer has slots.
+        state : sequence of array, shape (networks, state_length(size))
+            As many as the optimizer has slots. Of one network, (1, size) will do.
         x, y : array, shapes (samples, inputs) and (samples, outputs)
             The data of all networks.
         steps : range
@@ -239,6 +239,11 @@ class OneLaunch:
             ),
             self._kernel.shared_bytes,
         )
+
+
+def state_length(size: int) -> int:
+    """Return how far apart the state of networks lies: what is aligned in one is so in the next."""
+    return -(-size // 4) * 4  # STATE of train.cuh
 
 
 def most_steps(n: int, batch_size: int, networks: int) -> int:
