@@ -15,7 +15,8 @@
 // and HIGH and WIDE (rows and columns of the parts of each dC/dW). Softmax is the last layer's,
 // under cross-entropy.
 
-static_assert(THREADS == MAX_THREADS && (!Activation<L>::softmax || Loss::of_rows));
+static_assert(TILE <= THREADS && THREADS == MAX_THREADS);
+static_assert(!Activation<L>::softmax || Loss::of_rows);
 
 typedef Products<TF32> Product;
 __device__ constexpr int stride(int l) { return Product::stride(SIZES[l]); }
@@ -98,14 +99,13 @@ INLINE void forward(Shared<L>& shared, int rows) {
 
 // Equations 1 and 2 for the last layer, times `share`, 1/n. Returns the thread's share of sum C_i.
 template <class g>
-INLINE real output(Shared<L>& shared, const Samples& samples, index_t first, int rows, const real* y,
-                   real share) {
+INLINE real output(Shared<L>& shared, const index_t* sample, int rows, const real* y, real share) {
     real sum = 0;
     if constexpr (g::softmax) {  // a warp takes a row
         const int lane = threadIdx.x % WARP;
         for (int r = threadIdx.x / WARP; r < rows; r += THREADS / WARP) {
             real *z = shared.a + r * stride(L), exponentials = 0;
-            const real* y_r = y + samples[first + r] * OUTPUTS;
+            const real* y_r = y + sample[r] * OUTPUTS;
             // No lane reads what another one overwrites: shuffles put memory in no order.
             real top = __shfl_sync(0xffffffffu, lane < OUTPUTS ? z[lane] : real(0), 0);
             for (int j = lane; j < OUTPUTS; j += WARP) top = fmax(top, z[j]);
@@ -123,7 +123,7 @@ INLINE real output(Shared<L>& shared, const Samples& samples, index_t first, int
             const int r = i / OUTPUTS, j = i % OUTPUTS;
             real& cell = shared.a[r * stride(L) + j];
             const real z = cell, a = g::g(z), m = OUTPUTS;
-            const real y_j = y[samples[first + r] * OUTPUTS + j];
+            const real y_j = y[sample[r] * OUTPUTS + j];
             sum += Loss::term(z, a, y_j, m);
             cell = Loss::slope(z, a, y_j, m) * share;
         }
@@ -246,23 +246,30 @@ INLINE void train_network(const Run& run) {
     const index_t at = blockIdx.x * index_t(PARAMETERS), state_at = blockIdx.x * index_t(STATE);
     const Numbers* now = run.numbers + blockIdx.x * run.numbers_stride;
     real* losses = run.losses + blockIdx.x * run.steps;
-    Samples samples(run);
+    __shared__ index_t sample[TILE];  // where those of the tile are in x and y
+    Samples samples(run);             // those of the next one
+    const auto next = [&] { return threadIdx.x < run.n - samples.at ? samples[threadIdx.x] : 0; };
     Gradient<L> gradient = {};
     index_t done = 0;
 
     load<L>(shared, run.parameters + at);
+    if (threadIdx.x < TILE) sample[threadIdx.x] = next();
+    __syncthreads();
     while (done < run.steps) {
         const Batch batch(run, run.n - samples.at);
         real C = 0;
-        for (index_t first = 0; first < batch.count; first += TILE) {
-            const int rows = batch.count - first < TILE ? int(batch.count - first) : TILE;
+        for (index_t left = batch.count; left > 0; left -= TILE) {
+            const int rows = left < TILE ? int(left) : TILE;
             for (int i = threadIdx.x; i < rows * INPUTS; i += THREADS) {
                 const int r = i / INPUTS, k = i % INPUTS;
-                shared.Shared<0>::a[r * stride(0) + k] = run.x[samples[first + r] * INPUTS + k];
+                shared.Shared<0>::a[r * stride(0) + k] = run.x[sample[r] * INPUTS + k];
             }
             __syncthreads();
             forward<L>(shared, rows);
-            C += output<Activation<L>>(shared, samples, first, rows, run.y, batch.share);
+            samples.skip(rows);
+            const index_t ahead = threadIdx.x < TILE ? next() : 0;
+            C += output<Activation<L>>(shared, sample, rows, run.y, batch.share);
+            if (threadIdx.x < TILE) sample[threadIdx.x] = ahead;
             backward<L>(shared, gradient, rows);
         }
         C = block_sum(C) * batch.share;
@@ -279,7 +286,6 @@ INLINE void train_network(const Run& run) {
                 block_max, block_sum);
         const Numbers numbers = *now;  // not within: what is stored there might be these
         update<L>(shared, gradient, run.s0 + state_at, run.s1 + state_at, numbers);
-        samples.skip(batch.count);
         ++now;
     }
     each_parameter<L>(shared, gradient, [&](real& p, real&, int i) {

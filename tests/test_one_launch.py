@@ -10,6 +10,7 @@ import pytest
 from cases import HEADS, OPTIMIZERS, TOLERANCE
 from host import nvrtc
 from host.backend import emulated_backend
+from host.launcher import KernelError
 from host.mutants import MutantLauncher
 from host.needs import needs_gpp, needs_nvrtc
 from host.one_launch import Case, force
@@ -356,7 +357,7 @@ MUTANTS = {
         ("if (ends && epochs > 0) order += epoch_stride;", "", 0),
     ],
     "train_block": [
-        *[("__syncthreads();", "", which) for which in range(7)],
+        *[("__syncthreads();", "", which) for which in range(8)],
         *[("__shfl_xor_sync(0xffffffffu, mine, lanes)", "mine", which) for which in (0, 1)],
         ("top = warp_max(top);", "", 0),
         ("exponentials = warp_sum(exponentials);", "", 0),
@@ -379,8 +380,11 @@ def test_nothing_can_be_removed(file, old, new, which, monkeypatch):
     wrong = 0
     for seed in range(4):
         backend = emulated_backend(launcher=MutantLauncher(seed, old, new, which, "train"))
-        results = zip(case.in_one_launch(backend, finite=False), expected, strict=True)
-        wrong += not all(np.allclose(ours, right, rtol=1e-9) for ours, right in results)
+        try:
+            results = zip(case.in_one_launch(backend, finite=False), expected, strict=True)
+            wrong += not all(np.allclose(ours, right, rtol=1e-9) for ours, right in results)
+        except KernelError:  # a sample that is nowhere
+            wrong += 1
     assert wrong, "the result is right in every order of threads without this"
 
 

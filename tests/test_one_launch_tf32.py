@@ -126,7 +126,7 @@ def test_training_by_name():
 # Mutants: what must not be missing, and the layout of fragments, which a wrong index must show.
 
 MUTANTS = [
-    *[("__syncthreads();", "", which) for which in range(7)],
+    *[("__syncthreads();", "", which) for which in range(8)],
     ("g[e] = 0;", "", 0),
     ("a[i / 2][i % 2], a[i / 2][i % 2 + 2]", "a[i / 2][i % 2 + 2], a[i / 2][i % 2]", 0),
     ("a[i / 2][i % 2], a[i / 2][i % 2 + 2]", "a[i / 2][i % 2 * 2], a[i / 2][i % 2 * 2 + 1]", 0),
@@ -154,8 +154,11 @@ def test_nothing_can_be_removed_or_swapped(old, new, which, monkeypatch):
     wrong = 0
     for seed in range(4):
         mutant = MutantLauncher(seed, old, new, which, "train")
-        results = case.in_one_launch(tf32(launcher=mutant), finite=False)
-        wrong += not all(map(np.array_equal, results, expected))
+        try:
+            results = case.in_one_launch(tf32(launcher=mutant), finite=False)
+            wrong += not all(map(np.array_equal, results, expected))
+        except launcher.KernelError:  # a sample that is nowhere
+            wrong += 1
     assert wrong, "the result is right in every order of threads with this"
 
 

@@ -327,7 +327,7 @@ def _block(
     row = sum(strides) + sum(z_strides)
     wanted = min(TILE, batch_size)
     room = gpu.shared_bytes // itemsize - fixed - 2 * threads  # those for block_sum and block_max
-    most = min(wanted, room // row)
+    most = min(wanted, room // (row + 8 // itemsize))  # and where each sample is
     if most < min(wanted, 8):
         return (
             f"its parameters take more than the {gpu.shared_bytes:,} bytes that a block can share"
