@@ -28,7 +28,7 @@ CASES = (
     Network("", (784, 1024, 1024, 10), 256),
     Network("", (784, 1024, 1024, 10), 1024),
 )
-BATCHES = 10
+BATCHES = 50  # an epoch; of fewer, what a call of `train` begins with would count as steps
 RATE = 1e-4
 
 Epochs = Callable[[int, bool], Sequence[float]]

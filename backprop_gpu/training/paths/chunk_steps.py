@@ -26,14 +26,15 @@ class ChunkSteps(StepRunner):
         self, steps: range, numbers: NDArray[np.float64], safe: Safe = "nothing"
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         with_state = safe == "everything"
+        before = self._before if with_state else self._before[:1]
         if safe != "nothing":
-            for kept, array in zip(self._before, (self.net.parameters, *self.state), strict=True):
+            for kept, array in zip(before, (self.net.parameters, *self.state), strict=False):
                 kept[...] = array
         self._report.make_room(len(steps))
         losses = self._report.losses
         counts = self._run(steps, numbers, losses)
         if safe != "nothing":
-            self.safe.keep(losses[:1], self._report.good, with_state, self._before)
+            self.safe.keep(losses[:1], self._report.good, with_state, before)
         good, found = self._report.read(len(counts))
         if safe != "nothing" and good:
             self.safe.kept(steps.start, with_state)
