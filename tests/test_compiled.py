@@ -98,6 +98,7 @@ class Case(TrainingCase):
         ((16, 64, 32, 10), 700, 500, "float64"),  # and a smaller batch
         ((16, 64, 32, 10), 5000, 4900, "float64"),  # several tiles, and then one
         ((257, 31, 33), 5, 1, "float32"),
+        ((257, 131, 5), 5, 1, "float64"),  # whose gradients are applied at once
         ((7, 300, 5), 40, 40, "float64"),
     ],
 )
@@ -131,8 +132,9 @@ def test_losses(activation, loss):
 
 
 @needs_compiler
-def test_softmax_inside():
-    Case((4, 10, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
+@pytest.mark.parametrize("wide", [10, 130])  # less than a panel, and more
+def test_softmax_inside(wide):
+    Case((4, wide, 12, 5), ["softmax", "softmax", "tanh"], batch_size=7).check()
 
 
 @needs_compiler
