@@ -35,8 +35,9 @@ class Predictor:
     Attributes
     ----------
     path : {"steps", "compiled"}
-        "compiled": all layers in one call of C++, compiled for this network on first use; small
-        networks on the CPU. "steps": what `net(x)` does, operation by operation.
+        "compiled": all layers in one call of C++, compiled for this network on first use; on the
+        CPU, but for products that MKL makes as fast. "steps": what `net(x)` does, operation by
+        operation.
     why : str
         Why this one, and what stands against the other.
 
