@@ -113,7 +113,7 @@ INLINE void each_panel(Product m, int rows, int width) {
 // What is read again and again stays at hand: a panel of B in the L2 cache while rows of A pass by,
 // those rows beside it until all panels have had them.
 #if defined(__AVX512F__)
-constexpr int MOST_DEPTH = 6 * PANEL, MOST_ROWS = 42 * ROWS;  // 96 kB and 384 kB
+constexpr int MOST_DEPTH = 6 * PANEL, MOST_ROWS = 42 * ROWS;  // 96 kB (48 of doubles), 378 kB
 #else
 constexpr int PANEL_BYTES = 32 << 10, PASSING_BYTES = 128 << 10;
 constexpr int MOST_DEPTH = PANEL_BYTES / (VECTORS * BYTES);

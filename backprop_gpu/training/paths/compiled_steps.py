@@ -17,7 +17,7 @@ from backprop_gpu.training.paths.chunk_steps import ChunkSteps
 from backprop_gpu.training.paths.step import NO_LIMITS, Limits
 from backprop_gpu.training.streams import StreamBatches
 
-MOST_FLOPS = 5e10  # of one call, which Ctrl-C waits for: a second or so for the slowest steps
+MOST_FLOPS = 5e10  # of one call, which Ctrl-C waits for, however long a chunk has become
 
 
 class CompiledSteps(ChunkSteps):
