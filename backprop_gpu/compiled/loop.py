@@ -64,9 +64,9 @@ def seconds_worth_compiling(
     whatever the network.
     """
     # The time of "fused" steps over the loop's, with plain gradient descent and with Adam, two
-    # threads. (Two cores of a fourth-generation EPYC, 23 November 2026. MKL's: of a
-    # Sapphire-Rapids-class Xeon, where the loop still had blocks of 4 rows; these made it 1.2 times
-    # as slow on the EPYC.)
+    # threads. (Two cores of a fourth-generation EPYC, 23 November 2026; up to 5.1 MB, before there
+    # were panels, which gain nothing there. MKL's: of a Sapphire-Rapids-class Xeon, where the loop
+    # still had blocks of 4 rows; these made it 1.2 times as slow on the EPYC.)
     #     layers          batch             MB       NumPy          MKL
     #     256-256-10          8   float32  0.3    2.0   1.3     1.7   1.3
     #     128-256-256-1    1024   float32  0.4    1.2   1.3     1.3   1.5
@@ -77,10 +77,13 @@ def seconds_worth_compiling(
     #     784-512-256-10     64   float32  2.1    1.2   1.2     0.7   0.8
     #     512-512-512       256   float32  2.1    1.1   1.0     1.0   0.8
     #     784-800-800-10    128   float32  5.1    1.1   1.0
-    #     784-1024-1024-10   64   float32  7.4    1.1   0.9
-    #     784-1024-1024-10 1024   float32  7.4    1.0   1.0
-    #     784-1024-1024-10  256   float64   15    0.9   0.9
-    #     784-2048-2048-10  256   float32   23    1.0   1.0
+    #     784-1024-1024-10   64   float32  7.4    1.1   1.2
+    #     784-1024-1024-10 1024   float32  7.4    1.1   1.1
+    #     784-1024-1024-10  256   float64   15    1.1
+    #     784-2048-2048-10   64   float32   23    1.1   1.1
+    #     784-2048-2048-10  256   float32   23    1.1   1.1
+    #     784-2048-2048-10  256   float64   46          0.9
+    #     2048-4096-4096-2048, 4096 float32 134   1.0 to 1.1
     weights = weight_count(layer_sizes)
     if batch_size < BLOCK_BATCH or weights <= 1 << 17:
         return WORTH_COMPILING
