@@ -40,8 +40,9 @@ def worth_it(layer_sizes: Sequence[int], dtype: Any, *, mkl: bool = False) -> bo
     #     784-1024-10         float32    3.1      1.4    3.6    1.5    1.1
     #     512-512-512         float64    4.0      1.3    2.8    1.3    1.1
     #     784-1024-1024-10    float32    7.4      1.2    3.9    1.4    1.1
-    #     784-2048-2048-10    float32     23      0.9    2.0    1.4    0.9
-    # (A fourth-generation EPYC, 23 November 2026.)
+    # Two threads each, with many samples and with one: 784-2048-2048-10 1.2 and 0.9,
+    # 2048-4096-4096-2048 1.1 to 1.3 and 0.9. (A fourth-generation EPYC, 23 November 2026; the table
+    # is of before W^T lay in panels.)
     return not mkl or weight_count(layer_sizes) * int(np.dtype(dtype).itemsize) <= FEW_BYTES
 
 
