@@ -20,8 +20,8 @@ constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 // So few outputs are not worth a vector.
 constexpr bool unpadded(int l) { return PLAIN || (l == L && OUTPUTS <= 4); }
 
-// The columns that are computed; and the numbers from one row to the next of what has whole rows: an
-// odd number of vectors, or else rows share a few sets of the L1 cache, and drive each other out.
+// The columns that are computed; and the numbers from one row to the next of what has whole rows:
+// an odd number of vectors, or else rows share a few sets of the L1 cache, and drive each other out.
 constexpr int width(int l) { return unpadded(l) ? SIZES[l] : round_up(SIZES[l], V); }
 constexpr int stride(int l) {
     return unpadded(l) || width(l) / V % 2 ? width(l) : width(l) + V;
@@ -104,7 +104,8 @@ INLINE void copy_transposed(const real* parameters, Transposed<L>* transposed, i
                (to - from) * sizeof(real));
         for (int n = from; n < to; n += V)
             for (int k = 0; k < K; k += V) {
-                real* W_T = transposed->Transposed<l>::W_T + n / PANEL * PANEL * K + k * ld + n % PANEL;
+                real* panel = transposed->Transposed<l>::W_T + n / PANEL * PANEL * K;
+                real* W_T = panel + k * ld + n % PANEL;
                 if (n + V <= to && k + V <= K) {
                     transpose(W + n * K + k, K, W_T, ld);
                 } else {

@@ -23,8 +23,8 @@ constexpr int BYTES = 16, REGISTERS = 32;
 #endif
 constexpr int V = BYTES / sizeof(real);  // numbers in a vector
 
-// A block of C: its sums and a row of B fill the registers. With 4 rows in place of 6, loads take as
-// long as multiply-adds.
+// A block of C: its sums and a row of B fill the registers. With 4 rows in place of 6, loads take
+// as long as multiply-adds.
 constexpr int ROWS = 6, VECTORS = REGISTERS / 8, PANEL = VECTORS * V;
 
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));

@@ -92,8 +92,8 @@ static void begin(Run& run, int64_t epoch) {
 
 // ---- the update ---------------------------------------------------------------------------------
 
-// Whether gradients are applied as they are computed, and never leave the cache: where a batch is one
-// tile, nothing is clipped, and they would not all stay there anyway.
+// Whether gradients are applied as they are computed, and never leave the cache: where a batch is
+// one tile, nothing is clipped, and they would not all stay there anyway.
 constexpr bool AT_ONCE = BATCH <= TILE && !CLIPS && WEIGHTS * sizeof(real) > 1 << 18;
 constexpr int AT_A_TIME = PLAIN ? widest() : 48;  // nodes: whole blocks and vectors
 
