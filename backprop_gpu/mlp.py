@@ -139,6 +139,10 @@ class MLP:
             self._check_free(name)
             super().__delattr__(name)
 
+    def _compute_by(self, backend: Backend) -> None:
+        """Let another backend of the same device compute: one with other threads."""
+        object.__setattr__(self, "backend", backend)
+
     def _check_free(self, name: str) -> None:
         if name in FIXED and hasattr(self, name):
             remedy = (

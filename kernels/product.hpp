@@ -110,8 +110,8 @@ INLINE void each_panel(Product m, int rows, int width) {
     if constexpr (vectors > 1) each_panel<vectors - 1>(m, rows, width);
 }
 
-// What is read again and again stays at hand: a panel of B in the L2 cache while rows of A pass by,
-// those rows beside it until all panels have had them.
+// What is read again and again stays at hand: a panel of B in the L2 cache (without AVX-512, in the
+// L1) while rows of A pass by, those rows in the L2 until all panels have had them.
 #if defined(__AVX512F__)
 constexpr int MOST_DEPTH = 6 * PANEL, MOST_ROWS = 42 * ROWS;  // 96 kB (48 of doubles), 378 kB
 #else

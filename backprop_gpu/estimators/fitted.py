@@ -77,8 +77,7 @@ class FittedNetwork(BaseEstimator):  # type: ignore[misc]
         if shown and not self._shows_views_of(net):
             net.set_parameters([np.transpose(W) for W in self.coefs_], self.intercepts_)
         if net.device == "cpu" and isinstance(self.device, str) and net.threads != self.threads:
-            limited, _ = choose_backend("cpu", self.threads)
-            object.__setattr__(net, "backend", limited)  # which users can't replace
+            net._compute_by(choose_backend("cpu", self.threads)[0])
         self._net = net
         return net
 

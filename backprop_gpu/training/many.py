@@ -206,11 +206,11 @@ class _Job(NamedTuple):
 def _limited(net: MLP, threads: int) -> Iterator[None]:
     """Let a network have so many threads, or fewer if it is limited to fewer itself."""
     own, limited = net.backend, NumpyBackend(min(threads, net.threads or threads))
-    object.__setattr__(net, "backend", limited)  # which users can't replace
+    net._compute_by(limited)
     try:
         yield
     finally:
-        object.__setattr__(net, "backend", own)
+        net._compute_by(own)
 
 
 def _checked_nets(nets: Sequence[MLP]) -> list[MLP]:
